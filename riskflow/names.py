@@ -1,0 +1,112 @@
+"""Every topic, Redis key and generation, each with the reason for its lifetime.
+
+Topics of a use case (prefix + use case + one word):
+
+    events, labels, ...   one for each feed; the producer's truth, kept as long as the team wants to replay
+    g3.by.<entity>        internal blocks of one generation; kept long enough to repeat what Redis may lose
+    scores                one decision for each event, key = event id; kept as long as readers need
+    rows                  full rows as blocks; archived by batch, then free to go
+    rejected              what could not be taken, with the reason; kept until somebody has looked
+
+Redis keys:
+
+    {uc:g3:stage:partition}:head      position, epoch, applied, sent, roster: never expires
+    {uc:g3:stage:partition}:records   field e:<entity> -> packed record: never expires (swept by rows of the log)
+    {uc}:generation                   the generation that workers use: never expires
+    {uc}:bundle:<version>             signed bundle: never expires, deleted by `maintain` when no alias needs it
+    {uc}:aliases, {uc}:history        alias moves, signed and numbered: never expire
+    {uc}:notice                       a pub/sub channel, nothing is stored
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from riskflow.errors import DeclarationError
+
+_WORD = re.compile(r"[a-z][a-z0-9_]{0,62}")
+
+
+def checked(word: str, what: str) -> str:
+    """A name that may become part of a topic, key, column or path; anything else is refused."""
+    if not isinstance(word, str) or not _WORD.fullmatch(word):
+        raise DeclarationError(f"{what} {word!r}", "is not a name", "Use a-z, 0-9 and _, starting with a letter")
+    return word
+
+
+@dataclass(frozen=True)
+class Names:
+    """Topics and keys of one use case at one generation."""
+
+    usecase: str
+    generation: int = 1
+    prefix: str = ""
+
+    def __post_init__(self) -> None:
+        checked(self.usecase, "use case")
+
+    # topics
+
+    def feed(self, feed: str) -> str:
+        """The topic a producer writes: `card_fraud.events`."""
+        return f"{self.prefix}{self.usecase}.{checked(feed, 'feed')}"
+
+    def by(self, entity: str) -> str:
+        """The internal topic keyed by an entity: `card_fraud.g1.by.customer_id`."""
+        return f"{self.prefix}{self.usecase}.g{self.generation}.by.{checked(entity, 'entity')}"
+
+    @property
+    def scores(self) -> str:
+        return f"{self.prefix}{self.usecase}.scores"
+
+    @property
+    def rows(self) -> str:
+        return f"{self.prefix}{self.usecase}.rows"
+
+    @property
+    def rejected(self) -> str:
+        return f"{self.prefix}{self.usecase}.rejected"
+
+    @property
+    def group(self) -> str:
+        """The consumer group of the stream's workers."""
+        return f"{self.prefix}{self.usecase}.g{self.generation}"
+
+    # Redis keys; the braces are Redis Cluster's hash tag, so a head and its records live on one shard
+
+    def head(self, stage: str, partition: int) -> str:
+        return f"{self._state(stage, partition)}:head"
+
+    def records(self, stage: str, partition: int) -> str:
+        return f"{self._state(stage, partition)}:records"
+
+    def _state(self, stage: str, partition: int) -> str:
+        return f"{{{self.prefix}{self.usecase}:g{self.generation}:{stage}:{partition}}}"
+
+    @property
+    def _registry(self) -> str:
+        return f"{{{self.prefix}{self.usecase}}}"
+
+    @property
+    def current_generation(self) -> str:
+        return f"{self._registry}:generation"
+
+    def bundle(self, version: int) -> str:
+        return f"{self._registry}:bundle:{version}"
+
+    @property
+    def versions(self) -> str:
+        return f"{self._registry}:versions"
+
+    @property
+    def aliases(self) -> str:
+        return f"{self._registry}:aliases"
+
+    @property
+    def history(self) -> str:
+        return f"{self._registry}:history"
+
+    @property
+    def notice(self) -> str:
+        return f"{self._registry}:notice"

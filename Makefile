@@ -1,0 +1,64 @@
+# One command for each wish. `make help` lists them.
+.DEFAULT_GOAL := help
+.PHONY: help setup lock demo test unit chaos bench lint format up down status doctor clean
+
+BIN := .venv/bin
+COMPILE = pip compile pyproject.toml --override requirements/overrides.txt --universal --generate-hashes --no-header --quiet
+ENVIRONMENT := .venv/.installed
+JARS := .riskflow/kafka-libs/.installed
+
+help: ## what can be done here
+	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' Makefile | while IFS="$$(printf '\t')" read -r name what; do printf '  make %-8s %s\n' "$$name" "$$what"; done
+
+setup: $(ENVIRONMENT) $(JARS) ## uv, .venv and Kafka's jars, all inside this folder; costs nothing the second time
+
+$(ENVIRONMENT): requirements/all.txt pyproject.toml ops/setup.sh
+	@ops/setup.sh environment
+
+$(JARS): ops/jars/pom.xml ops/setup.sh
+	@ops/setup.sh jars
+
+lock: ## resolve the dependencies again into requirements/all.txt and requirements/stream.txt
+	@uv=$$(ops/setup.sh uv) && \
+	$$uv $(COMPILE) --group airflow --group dev -o requirements/all.txt && \
+	$$uv $(COMPILE) -o requirements/stream.txt
+
+demo: setup ## the whole platform on one screen: history, model, live scores, retraining (ARGS="--json")
+	@$(BIN)/riskflow demo $(ARGS)
+
+test: lint ## everything: linters, types, and all tests on real services
+	@$(BIN)/pytest $(ARGS)
+
+unit: setup ## tests without services, under a minute
+	@$(BIN)/pytest tests/unit $(ARGS)
+
+chaos: setup ## kill -9 at the worst moments and count
+	@$(BIN)/pytest tests/chaos $(ARGS)
+
+bench: setup ## how fast it is on this machine
+	@$(BIN)/riskflow bench $(ARGS)
+
+lint: setup ## ruff and mypy
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: setup ## let ruff mend what it can
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+up: setup ## start Kafka, Redis and Airflow here (ARGS="--no-airflow")
+	@$(BIN)/riskflow up $(ARGS)
+
+down: setup ## stop them
+	@$(BIN)/riskflow down
+
+status: setup ## what runs, and where
+	@$(BIN)/riskflow status
+
+doctor: setup ## what is missing, and the command that repairs it
+	@$(BIN)/riskflow doctor
+
+clean: ## remove everything that setup and the services made (not .riskflow/keys or the lake)
+	@-[ ! -x $(BIN)/riskflow ] || $(BIN)/riskflow down
+	@rm -rf .venv .uv .riskflow/kafka-libs .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,56 @@
+"""The folder in which a history lies: events.parquet, labels.parquet, truth.parquet, manifest.json."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import polars as pl
+
+TABLES = ("events", "labels", "truth")
+MANIFEST = "manifest.json"
+
+
+def write(folder: Path, about: dict[str, object], **tables: pl.DataFrame | None) -> dict[str, object]:
+    """Write the tables that are given, remove those that an earlier history left, and return the manifest.
+
+    The manifest is written last: where it lies, the tables beside it are whole. `about` says how they were made.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / MANIFEST).unlink(missing_ok=True)
+    parts = {name: _write(folder, name, tables.get(name)) for name in TABLES}
+    manifest = {**about, "tables": {name: part for name, part in parts.items() if part}}
+    _replace(folder / MANIFEST, json.dumps(manifest, indent=2).encode() + b"\n")
+    return manifest
+
+
+def _write(folder: Path, name: str, table: pl.DataFrame | None) -> dict[str, object] | None:
+    path = folder / f"{name}.parquet"
+    if table is None:
+        path.unlink(missing_ok=True)
+        return None
+    temporary = path.with_suffix(".tmp")
+    table.write_parquet(temporary, compression="zstd")
+    temporary.replace(path)
+    return {"rows": len(table), "sha256": _digest(path), **_times(table)}
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _times(table: pl.DataFrame) -> dict[str, int]:
+    """First and last time of the rows, if they have one."""
+    time = next((name for name in ("occurred_at_ms", "labelled_at_ms") if name in table.columns), None)
+    if time is None or table.is_empty():
+        return {}
+    return {"first_ms": table[time].min(), "last_ms": table[time].max()}
+
+
+def _replace(path: Path, content: bytes) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_bytes(content)
+    os.replace(temporary, path)

@@ -1,0 +1,201 @@
+"""Columns: the one form in which rows travel and are calculated, and the one place for hashes and reductions.
+
+A column is a numpy array of one value for each row, or `Text` for strings. Reductions over columns go through
+`row_sum`: it adds in column order, so a row's result does not depend on how many rows stand beside it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+I8 = NDArray[np.int64]
+F8 = NDArray[np.float64]
+U1 = NDArray[np.uint8]
+_SEED, _PRIME = 0xCBF29CE484222325, 0x100000001B3
+
+
+@njit(cache=True)
+def _hash_text(data, offsets, seed, out):  # type: ignore[no-untyped-def]
+    for i in range(out.shape[0]):
+        h = np.uint64(_SEED) ^ np.uint64(seed)
+        for j in range(offsets[i], offsets[i + 1]):
+            h = (h ^ np.uint64(data[j])) * np.uint64(_PRIME)
+        out[i] = np.int64(_mix(h))
+
+
+@njit(cache=True)
+def _mix(h):  # type: ignore[no-untyped-def]
+    h = (h ^ (h >> np.uint64(33))) * np.uint64(0xFF51AFD7ED558CCD)
+    h = (h ^ (h >> np.uint64(33))) * np.uint64(0xC4CEB9FE1A85EC53)
+    return h ^ (h >> np.uint64(33))
+
+
+@njit(cache=True)
+def _combine(into, more):  # type: ignore[no-untyped-def]
+    for i in range(into.shape[0]):
+        h = np.uint64(into[i]) * np.uint64(_PRIME) ^ np.uint64(more[i])
+        into[i] = np.int64(_mix(h))
+
+
+@njit(cache=True)
+def _take_text(data, offsets, rows, new_offsets, out):  # type: ignore[no-untyped-def]
+    for i in range(rows.shape[0]):
+        a, b = offsets[rows[i]], offsets[rows[i] + 1]
+        out[new_offsets[i] : new_offsets[i + 1]] = data[a:b]
+
+
+@dataclass(frozen=True)
+class Text:
+    """A column of UTF-8 strings: bytes of row i are data[offsets[i]:offsets[i + 1]]. Missing is the single byte 0xFF."""
+
+    data: U1
+    offsets: I8  # n + 1
+
+    MISSING = b"\xff"  # cannot stand in UTF-8, so no id is mistaken for it
+
+    @classmethod
+    def of(cls, values: Iterable[bytes]) -> Text:
+        values = list(values)
+        offsets = np.zeros(len(values) + 1, np.int64)
+        np.cumsum(np.fromiter(map(len, values), np.int64, len(values)), out=offsets[1:])
+        return cls(np.frombuffer(b"".join(values), np.uint8), offsets)
+
+    @classmethod
+    def of_strings(cls, values: Iterable[str | None]) -> Text:
+        return cls.of(cls.MISSING if v is None else v.encode() for v in values)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def values(self) -> list[bytes]:
+        whole, bounds = self.data.tobytes(), self.offsets.tolist()
+        return [whole[a:b] for a, b in zip(bounds, bounds[1:], strict=False)]
+
+    def strings(self) -> list[str | None]:
+        return [None if v == self.MISSING else v.decode() for v in self.values()]
+
+    def missing(self) -> NDArray[np.bool_]:
+        lengths = np.diff(self.offsets)
+        if not len(self.data):
+            return np.zeros(len(self), np.bool_)
+        return (lengths == 1) & (self.data[np.minimum(self.offsets[:-1], len(self.data) - 1)] == 0xFF)
+
+    def take(self, rows: I8) -> Text:
+        offsets = np.zeros(len(rows) + 1, np.int64)
+        np.cumsum(np.diff(self.offsets)[rows], out=offsets[1:])
+        out = np.empty(int(offsets[-1]), np.uint8)
+        _take_text(self.data, self.offsets, rows, offsets, out)
+        return Text(out, offsets)
+
+    def hashes(self, seed: int = 0) -> I8:
+        """64-bit hashes (FNV-1a with murmur3's finish), the same on every machine."""
+        out = np.empty(len(self), np.int64)
+        _hash_text(self.data, self.offsets, seed, out)
+        return out
+
+
+Column = NDArray[Any] | Text
+Columns = dict[str, Column]
+
+
+def n_rows(columns: Mapping[str, Column]) -> int:
+    return len(next(iter(columns.values()))) if columns else 0
+
+
+def take(columns: Mapping[str, Column], rows: I8) -> Columns:
+    """The named rows of every column."""
+    return {name: c.take(rows) if isinstance(c, Text) else c[rows] for name, c in columns.items()}
+
+
+def concat(blocks: Sequence[Mapping[str, Column]]) -> Columns:
+    """Blocks with the same columns, one after another."""
+    if len(blocks) == 1:
+        return dict(blocks[0])
+    return {name: _concat_column([b[name] for b in blocks]) for name in blocks[0]}
+
+
+def _concat_column(parts: list[Any]) -> Column:
+    if not isinstance(parts[0], Text):
+        joined: NDArray[Any] = np.concatenate(parts)
+        return joined
+    starts = np.cumsum([0, *(len(p.data) for p in parts)])
+    offsets = [p.offsets[:-1] + s for p, s in zip(parts, starts, strict=False)]
+    return Text(np.concatenate([p.data for p in parts]), np.concatenate([*offsets, starts[-1:]]).astype(np.int64))
+
+
+def combined_hash(parts: Sequence[Column]) -> I8:
+    """One 64-bit hash for each row over several columns, by their bits."""
+    out = np.zeros(n_rows({"": parts[0]}), np.int64)
+    for part in parts:
+        more = part.hashes() if isinstance(part, Text) else _bits(part)
+        _combine(out, more)
+    return out
+
+
+def _bits(column: NDArray[Any]) -> I8:
+    if column.dtype.kind == "f":
+        return np.ascontiguousarray(column, np.float64).view(np.int64)
+    return np.ascontiguousarray(column, np.int64)
+
+
+def partition_of(ids: Text, partitions: int) -> I8:
+    """The partition of each id on an internal topic."""
+    return (ids.hashes().view(np.uint64) % np.uint64(partitions)).astype(np.int64)
+
+
+def row_sum(parts: Sequence[F8]) -> F8:
+    """The sum of columns, added in order."""
+    total = np.zeros(len(parts[0]))
+    for part in parts:
+        total = total + part
+    return total
+
+
+# ---- the bytes of a block --------------------------------------------------------------------------------------------
+# 4 bytes length of a JSON header, the header, then the buffers in its order. Text is an offsets buffer and a data buffer.
+
+_MAGIC = b"RF1 "
+
+
+def encode(columns: Mapping[str, Column], meta: Mapping[str, Any]) -> bytes:
+    """A block as bytes; `meta` is small JSON."""
+    parts: list[bytes] = []
+    described: list[tuple[str, str, int]] = []
+    for name, column in columns.items():
+        if isinstance(column, Text):
+            lengths = np.diff(column.offsets).astype("<u4").tobytes()
+            described.append((name, "text", len(column.data)))
+            parts += [lengths, column.data.tobytes()]
+        else:
+            described.append((name, column.dtype.str, 0))
+            parts.append(np.ascontiguousarray(column).tobytes())
+    header = json.dumps({"n": n_rows(columns), "c": described, "m": meta}, separators=(",", ":")).encode()
+    return b"".join([_MAGIC, len(header).to_bytes(4, "little"), header, *parts])
+
+
+def decode(block: bytes) -> tuple[Columns, dict[str, Any]]:
+    """Columns and meta of a block's bytes; raises ValueError for anything else."""
+    if block[:4] != _MAGIC:
+        raise ValueError(f"not a block: it starts with {bytes(block[:8])!r}")
+    at = 8 + int.from_bytes(block[4:8], "little")
+    header = json.loads(bytes(block[8:at]))
+    n, columns = header["n"], {}
+    for name, kind, size in header["c"]:
+        if kind == "text":
+            offsets = np.zeros(n + 1, np.int64)
+            np.cumsum(np.frombuffer(block, "<u4", n, at), out=offsets[1:])
+            columns[name] = Text(np.frombuffer(block, np.uint8, size, at + 4 * n), offsets)
+            at += 4 * n + size
+        else:
+            columns[name] = np.frombuffer(block, kind, n, at)
+            at += n * np.dtype(kind).itemsize
+    if at != len(block):
+        raise ValueError(f"a block of {len(block)} bytes where its header says {at}")
+    return columns, header["m"]

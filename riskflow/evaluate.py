@@ -1,0 +1,210 @@
+"""THE evaluation path: observe() folds rows into records, calculate() works out columns. Stream, batch and what-if call these.
+
+Columns of rows on their way (names with an underscore are ours, so no field can clash):
+
+    _kind int8      number of the feed; 0 is scored          _id Text        id of the event or label
+    at_ms int64     event time                               _degraded Text  failed calculations, comma-separated
+    <entity> Text   ids                                      <field>, <feature>
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from riskflow import windows as kernel
+from riskflow.aggregates import NAN_BITS, Distinct
+from riskflow.columns import Columns, Text, combined_hash, n_rows, take
+from riskflow.declare import CATEGORY, TEXT
+from riskflow.plan import Plan, Stage
+
+KIND, ID, TIME, DEGRADED = "_kind", "_id", "at_ms", "_degraded"
+
+
+@dataclass
+class Failures:
+    """What a use case's own code raised: counted under the function's name, with one example each."""
+
+    counts: dict[str, int] = field(default_factory=dict)
+    examples: dict[str, str] = field(default_factory=dict)
+
+    def add(self, name: str, rows: int, error: Exception) -> None:
+        self.counts[name] = self.counts.get(name, 0) + rows
+        self.examples[name] = f"{type(error).__name__}: {error}"
+
+
+@dataclass
+class Observation:
+    """One stage's answer: the rows that go on (with features), those refused, and the new records of each entity seen."""
+
+    columns: Columns
+    kept: NDArray[np.int64]  # rows of the input that go on
+    conflicts: NDArray[np.int64]  # rows whose id was seen with other content
+    duplicates: int
+    late: int
+    records: list[bytes]
+
+
+def entities_of(stage: Stage, columns: Columns) -> tuple[list[bytes], NDArray[np.int64]]:
+    """The distinct entities of these rows in order of appearance, and each row's number among them (-1: has none)."""
+    ids = columns[stage.entity.field]
+    assert isinstance(ids, Text)
+    values = ids.values()
+    slots: dict[bytes, int] = {}
+    numbers = [slots.setdefault(v, len(slots)) if v != Text.MISSING else -1 for v in values]
+    return list(slots), np.array(numbers, np.int64).reshape(len(values))
+
+
+def observe(
+    plan: Plan,
+    stage: Stage,
+    columns: Columns,
+    slots: NDArray[np.int64],
+    records: Sequence[bytes | None],
+    failures: Failures,
+) -> Observation:
+    """Folds rows, in order, into the records of their entities, and calculates what has become known.
+
+    columns: what has travelled so far. slots: from entities_of. records: packed, None where never seen.
+    """
+    n = n_rows(columns)
+    there = np.flatnonzero(slots >= 0)
+    rows = columns if len(there) == n else take(columns, there)
+    out = kernel.observe(
+        stage.loop,
+        stage.layout,
+        len(stage.reads),
+        np.array(stage.kinds_read),
+        kind=rows[KIND].astype(np.int64),
+        at_ms=rows[TIME],
+        slot=slots[there],
+        observed=_observed(plan, stage, rows),
+        records=records,
+        **_identity(plan, stage, rows),
+    )
+    verdicts = np.zeros(n, np.int8)
+    verdicts[there] = out.verdicts
+    result = dict(columns)
+    for names, values in (
+        (_read_names(stage), out.reads),
+        (stage.marks, out.observed[len(stage.observed) - len(stage.marks) :]),
+    ):
+        for name, row in zip(names, values, strict=True):
+            result[name] = row if len(there) == n else _scatter(row, there, n)
+    kept = np.flatnonzero(verdicts == kernel.NEW)
+    if len(kept) < n:
+        result = take(result, kept)
+    calculate(plan, stage.calculations, result, failures)
+    return Observation(
+        result,
+        kept,
+        np.flatnonzero(verdicts == kernel.CONFLICT),
+        int((verdicts == kernel.DUPLICATE).sum()),
+        out.late,
+        out.records,
+    )
+
+
+def calculate(plan: Plan, names: Sequence[str], columns: Columns, failures: Failures) -> None:
+    """Adds the named calculations to columns. One that raises is done row by row; failing rows are NaN and degraded."""
+    n = n_rows(columns)
+    if DEGRADED not in columns:
+        columns[DEGRADED] = Text.of([b""] * n)
+    with np.errstate(all="ignore"):
+        for name in names:
+            function = plan.usecase.calculations[name]
+            inputs = [columns[i] for i in plan.nodes[name].inputs]
+            try:
+                columns[name] = _checked(function(*inputs), n)
+            except Exception:
+                columns[name] = _one_by_one(name, function, inputs, columns, failures)
+
+
+def start(plan: Plan, columns: Columns, failures: Failures) -> None:
+    """Adds what can be calculated from the declared fields alone; the first stage's windows may observe it."""
+    calculate(plan, plan.first_calculations, columns, failures)
+
+
+def _checked(values: Any, n: int) -> NDArray[np.float64]:
+    out = np.asarray(values, np.float64)
+    if out.shape != (n,):
+        raise ValueError(f"returned shape {out.shape} for {n} rows")
+    return out
+
+
+def _one_by_one(
+    name: str, function: Callable[..., Any], inputs: list[Any], columns: Columns, failures: Failures
+) -> NDArray[np.float64]:
+    n = n_rows(columns)
+    out, failed = np.full(n, np.nan), []
+    for i in range(n):
+        try:
+            out[i] = _checked(function(*(c[i : i + 1] for c in inputs)), 1)[0]
+        except Exception as error:
+            failed.append(i)
+            failures.add(name, 1, error)
+    columns[DEGRADED] = _also(columns[DEGRADED], failed, name.encode())
+    return out
+
+
+def _also(degraded: Any, rows: list[int], name: bytes) -> Text:
+    values = degraded.values()
+    for i in rows:
+        values[i] = values[i] + b"," + name if values[i] else name
+    return Text.of(values)
+
+
+def _read_names(stage: Stage) -> list[str]:
+    return [r.name for r in stage.reads]
+
+
+def _scatter(values: NDArray[np.float64], rows: NDArray[np.int64], n: int) -> NDArray[np.float64]:
+    out = np.full(n, np.nan)
+    out[rows] = values
+    return out
+
+
+def _identity(plan: Plan, stage: Stage, rows: Columns) -> dict[str, NDArray[np.int64]]:
+    if not stage.layout.keeps_ids:
+        nothing = np.zeros(n_rows(rows), np.int64)
+        return {"event": nothing, "content": nothing}
+    content = [rows[TIME], *(rows[e] for e in plan.entities), *(rows[f] for f in plan.fields)]
+    return {"event": combined_hash([rows[KIND], rows[ID]]), "content": combined_hash(content)}
+
+
+def _observed(plan: Plan, stage: Stage, rows: Columns) -> NDArray[np.float64]:
+    n = n_rows(rows)
+    matrix = np.full((len(stage.observed), n), np.nan)
+    counted = {r.field for r in stage.reads if isinstance(r.aggregate, Distinct)}
+    for j, name in enumerate(stage.observed[: len(stage.observed) - len(stage.marks)]):
+        if name == "events":
+            matrix[j] = 1.0
+        elif name in counted:
+            matrix[j] = _hashed(plan, name, rows[name]).view(np.float64)
+        elif name in plan.fields and plan.fields[name].kind == CATEGORY:
+            matrix[j] = rows[name]
+        else:
+            matrix[j] = rows[name]
+    return matrix
+
+
+def _hashed(plan: Plan, name: str, column: Any) -> NDArray[np.int64]:
+    if isinstance(column, Text):
+        out = column.hashes()
+        out[column.missing()] = NAN_BITS
+        return out
+    out = combined_hash([column])
+    missing = column < 0 if column.dtype.kind == "i" else np.isnan(column)
+    out[missing] = NAN_BITS
+    return out
+
+
+def empty_field(kind: str, n: int) -> Any:
+    """A column of a declared field for rows of a feed that does not have it."""
+    if kind == TEXT:
+        return Text.of([Text.MISSING] * n)
+    return np.full(n, -1, np.int32) if kind == CATEGORY else np.full(n, np.nan)

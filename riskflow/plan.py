@@ -1,0 +1,596 @@
+"""The checked, ordered plan of a use case: what is computed where, from what, and the fingerprint of each feature."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from riskflow import windows as kernel
+from riskflow.aggregates import SUM, WIDTH, Aggregate, Count, Distinct
+from riskflow.declare import CATEGORY, FLAG, NUMBER, TEXT, Entity, Feed, FieldType, Mark, Model, Windows
+from riskflow.durations import duration_ms
+from riskflow.errors import DeclarationError
+from riskflow.names import checked
+from riskflow.settings import home_folder
+from riskflow.sources import compiled_source, fingerprint, is_flag, with_helpers
+from riskflow.usecase import UseCase, parameters
+
+FIELD, WINDOW, MARK, CALCULATION, MODEL = "field", "window", "mark", "calculation", "model"
+TIME = "at_ms"  # event time, known to every calculation and mark
+RESERVED = frozenset({TIME, "events"})
+ANY_FEED = frozenset({"*"})
+
+
+@dataclass(frozen=True)
+class Node:
+    """One named value. `stage` is the first entity (by number) at which it is known; -1 for what the intake knows."""
+
+    name: str
+    what: str
+    inputs: tuple[str, ...]
+    stage: int
+    feeds: frozenset[str]  # the feeds in whose rows it has a value
+    fingerprint: str
+    type: FieldType = FieldType(NUMBER, True)
+
+
+@dataclass(frozen=True)
+class WindowRead:
+    """One window feature: where it is read from."""
+
+    name: str
+    field: str
+    aggregate: Aggregate
+    window_ms: int
+    feed: str
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One entity's part: what its kernel reads and marks, and the calculations that become known by it."""
+
+    index: int
+    entity: Entity
+    reads: tuple[WindowRead, ...]
+    marks: Mapping[str, Mark]
+    observed: tuple[str, ...]  # columns handed to the kernel, marks last
+    layout: kernel.Layout
+    kinds_read: tuple[bool, ...]
+    calculations: tuple[str, ...]
+    mark_calls: tuple[kernel.MarkCall, ...]
+
+    @cached_property
+    def loop(self) -> Callable[..., None]:
+        """The compiled loop; compiled at first use, from the cache after."""
+        return kernel.make_loop(self.mark_calls, home_folder() / "kernels")
+
+    @property
+    def longest_ms(self) -> int:
+        return max((r.window_ms for r in self.reads), default=0)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A use case, checked. `Plan.of` is the only way to make one."""
+
+    usecase: UseCase
+    nodes: Mapping[str, Node]
+    stages: tuple[Stage, ...]
+    first_calculations: tuple[str, ...]  # known by the intake's columns alone
+    models: tuple[str, ...]  # lowest layer first
+    layout_fingerprint: str = field(default="")
+
+    @classmethod
+    def of(cls, usecase: UseCase) -> Plan:
+        """Checks everything; raises DeclarationError naming who, what was found, and the fix."""
+        return _Builder(usecase).plan()
+
+    @property
+    def name(self) -> str:
+        return self.usecase.name
+
+    @property
+    def scored(self) -> Feed:
+        return self.usecase.feeds[0]
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """Every window, mark and calculation, in the order in which they become known."""
+        return tuple(n.name for n in self.nodes.values() if n.what in (WINDOW, MARK, CALCULATION))
+
+    @cached_property
+    def fields(self) -> dict[str, FieldType]:
+        """Declared fields of all feeds; one that stands in several has one type."""
+        return {n.name: n.type for n in self.nodes.values() if n.what == FIELD and n.name != TIME}
+
+    @property
+    def entities(self) -> tuple[str, ...]:
+        return tuple(e.field for e in self.usecase.entities)
+
+    def kind(self, feed: str) -> int:
+        """The number of a feed in the `kind` column; 0 is the scored one."""
+        return [f.name for f in self.usecase.feeds].index(feed)
+
+    def model_inputs(self, model: str) -> tuple[str, ...]:
+        """Names of a model's inputs, patterns resolved, in the order of its matrix."""
+        return self.nodes[model].inputs
+
+    @property
+    def final_model(self) -> str | None:
+        """The model whose output is the score; None for a use case of rules."""
+        return self.models[-1] if self.models else None
+
+    def needed(self, models: tuple[str, ...] | None = None) -> dict[str, str]:
+        """Features that the models use, directly or through calculations, with their fingerprints."""
+        found: dict[str, str] = {}
+        todo = [i for m in (self.models if models is None else models) for i in self.model_inputs(m)]
+        while todo:
+            node = self.nodes[todo.pop()]
+            if node.name not in found and node.what != MODEL:
+                found[node.name] = node.fingerprint
+                todo += node.inputs
+        return dict(sorted(found.items()))
+
+
+class _Builder:
+    """Builds a plan step by step: fields, then whatever becomes known, entity after entity, then models."""
+
+    def __init__(self, usecase: UseCase) -> None:
+        self.usecase = usecase
+        self.nodes: dict[str, Node] = {}
+        self.stage_of = {e.field: i for i, e in enumerate(usecase.entities)}
+        self.reads: dict[int, list[WindowRead]] = {i: [] for i in self.stage_of.values()}
+        self.waiting = dict(usecase.calculations)
+
+    def plan(self) -> Plan:
+        self._check_names()
+        self._add_fields()
+        first = self._add_known_calculations(-1)
+        stages = tuple(self._stage(i, e) for i, e in enumerate(self.usecase.entities))
+        self._refuse_waiting()
+        models = self._add_models()
+        layout = fingerprint([(s.entity, s.layout_description) for s in self.layouts])
+        plan = Plan(self.usecase, self.nodes, stages, first, models, layout)
+        _try_calculations(plan)
+        return plan
+
+    # what is stated at all
+
+    def _check_names(self) -> None:
+        usecase = self.usecase
+        if not usecase.feeds or not usecase.entities:
+            raise DeclarationError(
+                f"use case {usecase.name!r}", "has no feed or no entity", "Declare them in events.py"
+            )
+        if usecase.entities[0].optional:
+            raise DeclarationError(
+                f"entity {usecase.entities[0].field!r}",
+                "is the first and optional",
+                "Put one that every event has first",
+            )
+        for owner, names in self._owners():
+            for name in names:
+                checked(name, owner)
+                if name in RESERVED:
+                    raise DeclarationError(f"{owner} {name!r}", "has a reserved name", f"Not one of {sorted(RESERVED)}")
+
+    def _owners(self) -> Iterator[tuple[str, list[str]]]:
+        yield "calculation", list(self.usecase.calculations)
+        yield "mark", list(self.usecase.marks)
+        yield "windows", list(self.usecase.windows)
+        yield "model", list(self.usecase.models)
+        for feed in self.usecase.feeds:
+            yield f"field of feed {feed.name!r}", [*feed.fields, feed.id, feed.at]
+
+    def _add(self, node: Node) -> None:
+        if node.name in self.nodes or node.name in self.stage_of:
+            other = self.nodes[node.name].what if node.name in self.nodes else "entity"
+            raise DeclarationError(
+                f"{node.what} {node.name!r}", f"has the name of a {other}", "Give one of them another name"
+            )
+        self.nodes[node.name] = node
+
+    def _add_fields(self) -> None:
+        self.nodes[TIME] = Node(TIME, FIELD, (), -1, ANY_FEED, "", FieldType(NUMBER, False))
+        for feed in self.usecase.feeds:
+            for name, kind in feed.types.items():
+                known = self.nodes.get(name)
+                if known is not None and known.type.kind != kind.kind:
+                    raise DeclarationError(
+                        f"feed {feed.name!r}, field {name!r}",
+                        f"is a {kind.kind} here and a {known.type.kind} before",
+                        "Use one type",
+                    )
+                if name in self.stage_of:
+                    raise DeclarationError(
+                        f"feed {feed.name!r}, field {name!r}", "is an entity", "Leave it out of fields"
+                    )
+                feeds = (known.feeds if known else frozenset()) | {feed.name}
+                keep = known.type if known else kind
+                self.nodes[name] = Node(
+                    name, FIELD, (), -1, feeds, fingerprint(FIELD, name, keep.kind, keep.values), keep
+                )
+
+    # what becomes known, stage after stage
+
+    def _stage(self, index: int, entity: Entity) -> Stage:
+        mine = {n: w for n, w in self.usecase.windows.items() if w.by == entity}
+        marks = {n: m for n, m in self.usecase.marks.items() if m.by == entity}
+        entered = set(self.nodes)
+        self._name_windows(index, mine, marks)
+        self._add_marks(index, marks, entered)
+        self._check_windows(index, mine, entered | set(marks))
+        calculations = self._add_known_calculations(index)
+        made = _LayoutMaker(self.usecase, self.nodes, self.reads[index], marks)
+        self.layouts.append(_Described(entity.field, made.description()))
+        return Stage(
+            index, entity, tuple(self.reads[index]), marks, made.observed, made.layout(index == 0),
+            self._kinds_read(marks), calculations, self._mark_calls(index, marks, made.observed),
+        )  # fmt: skip
+
+    @cached_property
+    def layouts(self) -> list[_Described]:
+        return []
+
+    def _name_windows(self, index: int, mine: dict[str, Windows], marks: dict[str, Mark]) -> None:
+        for variable, declared in mine.items():
+            for read in self._reads_of(variable, declared):
+                inputs = () if read.field == "events" else (read.field,)
+                print_ = fingerprint(
+                    WINDOW, declared.by.field, read.feed, read.field, read.aggregate.name, read.window_ms
+                )
+                self.reads[index].append(read)
+                self._add(Node(read.name, WINDOW, inputs, index, frozenset({self.usecase.feeds[0].name}), print_))
+
+    def _reads_of(self, variable: str, declared: Windows) -> Iterator[WindowRead]:
+        feed = (declared.on or self.usecase.feeds[0]).name
+        for name, aggregates in declared.fields.items():
+            for window in declared.over:
+                ms = duration_ms(window)
+                if not kernel.SHORTEST_MS <= ms <= kernel.LONGEST_MS:
+                    raise DeclarationError(f"windows {variable!r}", f"has a window of {window}", "Use 1m to 90d")
+                for aggregate in aggregates:
+                    yield WindowRead(f"{variable}_{name}_{aggregate.name}_{window}", name, aggregate, ms, feed)
+
+    def _add_marks(self, index: int, marks: dict[str, Mark], entered: set[str]) -> None:
+        own = {r.name for r in self.reads[index]}
+        for name, declared in marks.items():
+            feed = (declared.on or self.usecase.feeds[0]).name
+            inputs = parameters(declared.function)
+            for i in inputs:
+                self._known(f"mark {name!r}", i, entered | own | set(marks))
+                if self.nodes[i].type.kind == TEXT:
+                    raise DeclarationError(
+                        f"mark {name!r}", f"takes the text {i!r}", "Marks take numbers; declare it as Literal"
+                    )
+            flag = FieldType(FLAG if is_flag(declared.function) else NUMBER, True)
+            print_ = self._print(MARK, declared.function, inputs)
+            self._add(Node(name, MARK, inputs, index, frozenset({feed}), print_, flag))
+
+    def _check_windows(self, index: int, mine: dict[str, Windows], known: set[str]) -> None:
+        for variable, declared in mine.items():
+            feed = (declared.on or self.usecase.feeds[0]).name
+            for name, aggregates in declared.fields.items():
+                who = f"windows {variable!r}, field {name!r}"
+                if name == "events" or name in self.stage_of:
+                    self._check_types(who, name, aggregates, TEXT if name in self.stage_of else NUMBER)
+                    continue
+                self._check_observable(who, name, index, known)
+                node = self.nodes[name]
+                if node.feeds != ANY_FEED and feed not in node.feeds:
+                    raise DeclarationError(
+                        who, f"is not known in rows of feed {feed!r}", f"Observe it on {sorted(node.feeds)}"
+                    )
+                self._check_types(who, name, aggregates, node.type.kind)
+        self._complete_window_prints(index)
+
+    def _check_observable(self, who: str, name: str, index: int, known: set[str]) -> None:
+        if name in self.usecase.models:
+            raise DeclarationError(who, "is the output of a model", "Observe what the model listens to instead")
+        if name in known:
+            return
+        if name in self.nodes or name in self.usecase.calculations or name in self.usecase.marks:
+            raise DeclarationError(
+                who, f"is known only after entity {self.usecase.entities[index].field!r} has been observed",
+                "Make it a mark of this entity, or observe it at a later entity",
+            )  # fmt: skip
+        raise DeclarationError(who, "is not known", f"Name a field, mark or calculation: {_near(name, known)}")
+
+    def _check_types(self, who: str, name: str, aggregates: tuple[Aggregate, ...], kind: str) -> None:
+        for a in aggregates:
+            if kind in (TEXT, CATEGORY) and not isinstance(a, Distinct):
+                raise DeclarationError(
+                    who, f"is a {kind} and has {type(a).__name__}", "Only Distinct counts such values"
+                )
+            if name == "events" and not isinstance(a, Count) and a.name != "time_since_last":
+                raise DeclarationError(who, f"has {type(a).__name__}", "`events` knows Count and TimeSinceLast only")
+
+    def _complete_window_prints(self, index: int) -> None:
+        """A window's fingerprint holds what it observes, which may be a mark that is named later."""
+        for read in self.reads[index]:
+            node = self.nodes[read.name]
+            observed = self.nodes[read.field].fingerprint if read.field in self.nodes else read.field
+            self.nodes[read.name] = Node(**{**vars(node), "fingerprint": fingerprint(node.fingerprint, observed)})
+
+    def _add_known_calculations(self, index: int) -> tuple[str, ...]:
+        added: list[str] = []
+        progress = True
+        while progress:
+            ready = [n for n, f in self.waiting.items() if all(p in self.nodes for p in parameters(f))]
+            progress = bool(ready)
+            for name in ready:
+                self._add_calculation(name, self.waiting.pop(name), index)
+                added.append(name)
+        return tuple(added)
+
+    def _add_calculation(self, name: str, function: Callable[..., Any], index: int) -> None:
+        inputs = parameters(function)
+        for i in inputs:
+            if self.nodes[i].type.kind == TEXT:
+                raise DeclarationError(
+                    f"calculation {name!r}", f"takes the text {i!r}", "Declare it as Literal[...] to calculate with it"
+                )
+        known = [self.nodes[i].feeds for i in inputs if self.nodes[i].feeds != ANY_FEED]
+        feeds = frozenset.intersection(*known) if known else ANY_FEED
+        if not feeds:
+            raise DeclarationError(
+                f"calculation {name!r}", f"has inputs {inputs} of different feeds", "No row has all of them"
+            )
+        kind = FieldType(FLAG if is_flag(function) else NUMBER, True)
+        self._add(Node(name, CALCULATION, inputs, index, feeds, self._print(CALCULATION, function, inputs), kind))
+
+    def _refuse_waiting(self) -> None:
+        for name, function in self.waiting.items():
+            for i in parameters(function):
+                if i not in self.waiting:
+                    self._known(f"calculation {name!r}", i, set(self.nodes))
+        if self.waiting:
+            raise DeclarationError(
+                f"calculations {', '.join(self.waiting)}", "need each other in a circle", "Break it at one of them"
+            )
+
+    def _known(self, who: str, name: str, known: set[str]) -> None:
+        if name in self.usecase.models:
+            raise DeclarationError(who, f"takes the model {name!r}", "Only models listen to models")
+        if name in self.stage_of:
+            raise DeclarationError(
+                who, f"takes the id {name!r}", "Ids are not features; use Windows(by=...) or Distinct"
+            )
+        if name not in known:
+            raise DeclarationError(who, f"takes {name!r}, which is not known here", f"Nearest: {_near(name, known)}")
+
+    def _print(self, what: str, function: Callable[..., Any], inputs: tuple[str, ...]) -> str:
+        return fingerprint(what, with_helpers(function), inputs, [self.nodes[i].fingerprint for i in inputs])
+
+    # the kernel's side
+
+    def _kinds_read(self, marks: dict[str, Mark]) -> tuple[bool, ...]:
+        marked = {(m.on or self.usecase.feeds[0]).name for m in marks.values()}
+        return tuple(i == 0 or f.name in marked for i, f in enumerate(self.usecase.feeds))
+
+    def _mark_calls(self, index: int, marks: dict[str, Mark], observed: tuple[str, ...]) -> tuple[kernel.MarkCall, ...]:
+        reads = [r.name for r in self.reads[index]]
+
+        def expression(name: str) -> str:
+            if name == TIME:
+                return "at_ms[i]"
+            return f"reads[{reads.index(name)}, i]" if name in reads else f"observed[{observed.index(name)}, i]"
+
+        return tuple(
+            kernel.MarkCall(
+                [f.name for f in self.usecase.feeds].index((m.on or self.usecase.feeds[0]).name),
+                m.function.__name__,
+                compiled_source(name, m.function, name),
+                tuple(expression(i) for i in parameters(m.function)),
+                observed.index(name),
+            )
+            for name, m in marks.items()
+        )
+
+    # models
+
+    def _add_models(self) -> tuple[str, ...]:
+        order: list[str] = []
+        waiting = dict(self.usecase.models)
+        while waiting:
+            ready = [n for n, m in waiting.items() if not any(u in waiting for u in m.uses)]
+            if not ready:
+                raise DeclarationError(
+                    f"models {', '.join(waiting)}", "listen to each other in a circle", "Break it at one"
+                )
+            for name in ready:
+                self._add_model(name, waiting.pop(name))
+                order.append(name)
+        self._check_one_score(order)
+        return tuple(order)
+
+    def _add_model(self, name: str, model: Model) -> None:
+        inputs = tuple(dict.fromkeys(i for use in model.uses for i in self._resolve(name, use)))
+        scored = self.usecase.feeds[0].name
+        for i in inputs:
+            node = self.nodes[i]
+            if node.feeds != ANY_FEED and scored not in node.feeds:
+                raise DeclarationError(
+                    f"model {name!r}", f"listens to {i!r}, which events do not have", f"It is of {sorted(node.feeds)}"
+                )
+        last = len(self.usecase.entities) - 1
+        prints = [self.nodes[i].fingerprint for i in inputs]
+        kind = FieldType(NUMBER, True)
+        self._add(Node(name, MODEL, inputs, last, frozenset({scored}), fingerprint(MODEL, name, inputs, prints), kind))
+
+    def _resolve(self, model: str, use: str) -> list[str]:
+        who = f"model {model!r}"
+        if not any(c in use for c in "*?["):
+            self._known(who, use, set(self.nodes)) if use not in self.usecase.models else None
+            return [use]
+        raw = [
+            n
+            for n in (*self.stage_of, *(n for n, x in self.nodes.items() if x.what == FIELD))
+            if fnmatch.fnmatchcase(n, use)
+        ]
+        if raw:
+            raise DeclarationError(
+                who,
+                f"has the pattern {use!r}, which matches the raw fields {raw}",
+                "Name the fields you mean, narrow the pattern",
+            )
+        found = [
+            n for n, x in self.nodes.items() if x.what in (WINDOW, MARK, CALCULATION) and fnmatch.fnmatchcase(n, use)
+        ]
+        found = [
+            n for n in found if self.usecase.feeds[0].name in self.nodes[n].feeds or self.nodes[n].feeds == ANY_FEED
+        ]
+        if not found:
+            raise DeclarationError(
+                who, f"has the pattern {use!r}, which matches no feature", f"Nearest: {_near(use, set(self.nodes))}"
+            )
+        return found
+
+    def _check_one_score(self, order: list[str]) -> None:
+        used = {u for m in self.usecase.models.values() for u in m.uses}
+        ends = [n for n in order if n not in used]
+        if len(ends) > 1:
+            raise DeclarationError(
+                f"models {', '.join(ends)}",
+                "are all last",
+                "Let one model listen to the others: its output is the score",
+            )
+        if ends and order[-1] != ends[0]:
+            order.remove(ends[0])
+            order.append(ends[0])
+
+
+@dataclass(frozen=True)
+class _Described:
+    entity: str
+    layout_description: str
+
+
+class _LayoutMaker:
+    """Flat arrays for the kernel out of an entity's window features. Fields of one feed and tile size share a ring."""
+
+    def __init__(
+        self,
+        usecase: UseCase,
+        nodes: Mapping[str, Node],
+        reads: list[WindowRead],
+        marks: Mapping[str, Mark],
+    ) -> None:
+        self.feeds = [f.name for f in usecase.feeds]
+        self.nodes, self.reads = nodes, reads
+        given = [r.field for r in reads if r.field not in marks]
+        own = {r.name for r in reads}
+        inputs = [
+            i for m in marks.values() for i in parameters(m.function) if i not in own and i not in marks and i != TIME
+        ]
+        self.observed = (*dict.fromkeys([*given, *inputs]), *marks)
+        self.rings: dict[tuple[int, int], dict[tuple[str, int], int]] = {}
+        for read in sorted(reads, key=lambda r: (self.feeds.index(r.feed), kernel.tile_ms(r.window_ms))):
+            cells = self.rings.setdefault((self.feeds.index(read.feed), kernel.tile_ms(read.window_ms)), {})
+            for kind in self._kinds(read):
+                cells.setdefault((read.field, kind), 0)
+        for cells in self.rings.values():
+            at = 0
+            for key in sorted(cells):
+                cells[key] = at
+                at += WIDTH[key[1]]
+
+    def description(self) -> str:
+        """What decides whether a packed record can still be read."""
+        lengths = {ring: self._length(ring) for ring in self.rings}
+        prints = {f: self.nodes[f].fingerprint for r in self.rings.values() for f, _ in r if f in self.nodes}
+        return repr((kernel.VERSION, self.rings, lengths, prints, kernel.TILES_MS))
+
+    def layout(self, keeps_ids: bool) -> kernel.Layout:
+        ops = [(kind, at, self.observed.index(f)) for r in self.rings.values() for (f, kind), at in sorted(r.items())]
+        spans, results, ring_span, span_res = [], [], [0], [0]
+        for ring in self.rings:
+            mine = [(j, r) for j, r in enumerate(self.reads) if self._ring(r) == ring]
+            for window in sorted({r.window_ms for _, r in mine}):
+                spans.append(window)
+                results += [self._result(ring, j, r) for j, r in mine if r.window_ms == window]
+                span_res.append(len(results))
+            ring_span.append(len(spans))
+        i8 = lambda values: np.array(list(values), np.int64)  # noqa: E731 - a local shorthand for fifteen arrays
+        ring_ops = np.cumsum([0, *(len(r) for r in self.rings.values())])
+        widths = [sum(WIDTH[k] for _, k in r) for r in self.rings.values()]
+        return kernel.Layout(
+            i8(k for k, _ in self.rings), i8(t for _, t in self.rings), i8(map(self._length, self.rings)), i8(widths),
+            i8(ring_ops), i8(ring_span), i8(o[0] for o in ops), i8(o[1] for o in ops), i8(o[2] for o in ops),
+            i8(spans), i8(span_res), i8(r[0] for r in results), i8(r[1] for r in results), i8(r[2] for r in results),
+            keeps_ids,
+        )  # fmt: skip
+
+    def _ring(self, read: WindowRead) -> tuple[int, int]:
+        return self.feeds.index(read.feed), kernel.tile_ms(read.window_ms)
+
+    def _length(self, ring: tuple[int, int]) -> int:
+        return max(r.window_ms for r in self.reads if self._ring(r) == ring) // ring[1] + 1
+
+    def _result(self, ring: tuple[int, int], column: int, read: WindowRead) -> tuple[int, int, int]:
+        return read.aggregate.result_kind, self.rings[ring][read.field, self._kinds(read)[0]], column
+
+    def _kinds(self, read: WindowRead) -> tuple[int, ...]:
+        flag = read.field in self.nodes and self.nodes[read.field].type.kind == FLAG
+        if isinstance(read.aggregate, Count) and flag:
+            return (SUM,)
+        return read.aggregate.kinds
+
+
+def _near(name: str, known: set[str]) -> str:
+    import difflib
+
+    return ", ".join(difflib.get_close_matches(name, known, 3, 0.3)) or "nothing like it"
+
+
+def _try_calculations(plan: Plan) -> None:
+    """Runs every calculation on made-up rows: one value for each row, and none that depends on the others."""
+    rng = np.random.default_rng(0)
+    for name in plan.features:
+        node = plan.nodes[name]
+        if node.what != CALCULATION:
+            continue
+        function = plan.usecase.calculations[name]
+        columns = [_made_up(plan.nodes[i], rng) for i in node.inputs]
+        with np.errstate(all="ignore"):
+            whole = _call(name, function, columns, 7)
+            alone = np.concatenate([_call(name, function, [c[i : i + 1] for c in columns], 1) for i in range(7)])
+        if whole.tobytes() != alone.tobytes() and not np.array_equal(whole, alone, equal_nan=True):
+            raise DeclarationError(
+                f"calculation {name!r}", "gives a row another value when other rows stand beside it",
+                "Calculate row by row; sums over columns go through riskflow.columns.row_sum",
+            )  # fmt: skip
+
+
+def _made_up(node: Node, rng: np.random.Generator) -> Any:
+    if node.type.kind == CATEGORY:
+        return rng.integers(-1, max(1, len(node.type.values)), 7).astype(np.int32)
+    if node.name == TIME:
+        return (1_700_000_000_000 + rng.integers(0, 10**9, 7)).astype(np.int64)
+    values = rng.gamma(1.0, 50.0, 7)
+    values[2] = np.nan
+    values[5] = 0.0
+    return values
+
+
+def _call(name: str, function: Callable[..., Any], columns: list[Any], rows: int) -> Any:
+    try:
+        out = np.asarray(function(*columns))
+    except Exception as error:
+        raise DeclarationError(
+            f"calculation {name!r}",
+            f"raised {type(error).__name__}: {error} on made-up rows",
+            "It takes numpy columns of any length",
+        ) from error
+    if out.shape != (rows,) or out.dtype.kind not in "fiub":
+        raise DeclarationError(
+            f"calculation {name!r}",
+            f"returned {out.dtype} of shape {out.shape} for {rows} rows",
+            f"Return one number for each row: shape ({rows},)",
+        )
+    return out.astype(np.float64)

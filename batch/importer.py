@@ -48,8 +48,10 @@ def column_map(text: str) -> dict[str, str]:
     return columns
 
 
-def choose(table: pl.DataFrame, columns: dict[str, str], need: Iterable[str], may: Iterable[str] = ()) -> pl.DataFrame:
-    """The mapped columns under the names of their fields; a field without a map is looked for under its own name."""
+def choose(
+    table: pl.DataFrame, columns: dict[str, str], need: Iterable[str], may: Iterable[str] = ()
+) -> dict[str, pl.Series]:
+    """The column of each field, still under the file's name; a field without a map has its own name there."""
     wanted = {
         **{field: field for field in may if field in table.columns},
         **{field: field for field in need},
@@ -59,7 +61,7 @@ def choose(table: pl.DataFrame, columns: dict[str, str], need: Iterable[str], ma
         if column not in table.columns:
             has = ", ".join(table.columns) or "no columns"
             raise DeclarationError(f"field {field}", f"there is no column {column!r}, only {has}", _map_help(field))
-    return table.select(pl.col(column).alias(field) for field, column in wanted.items())
+    return {field: table[column] for field, column in wanted.items()}
 
 
 def _map_help(field: str) -> str:
@@ -118,9 +120,13 @@ def read_labels(path: Path, columns: dict[str, str], events: pl.DataFrame) -> pl
     """
     table = read_table(path, _as_text(columns))
     mine = {field: columns[field] for field in LABEL_FIELDS if columns.get(field) in table.columns}
-    table = choose(table, mine, LABEL_FIELDS)
-    known = table.select(
-        ids(table["event_id"]), flags(table["is_fraud"]), at_ms(table["known_at"]).alias("labelled_at_ms")
+    found = choose(table, mine, LABEL_FIELDS)
+    known = pl.DataFrame(
+        {
+            "event_id": ids(found["event_id"]),
+            "is_fraud": flags(found["is_fraud"]),
+            "labelled_at_ms": at_ms(found["known_at"]),
+        }
     )
     return _labels(known.drop_nulls(), events)
 
@@ -130,12 +136,11 @@ def read_labels(path: Path, columns: dict[str, str], events: pl.DataFrame) -> pl
 
 def events(table: pl.DataFrame, columns: dict[str, str]) -> pl.DataFrame:
     """Rows of any table as events; raises DeclarationError for the first row that cannot be one."""
-    table = choose(table, columns, EVENT_FIELDS, OPTIONAL_FIELDS)
-    taken = [_field(table[name]) for name in table.columns]
-    result = pl.DataFrame(taken).sort("occurred_at_ms", maintain_order=True)
-    _refuse(
-        result["event_id"], result["event_id"].is_duplicated(), "is there more than once", "Keep one row of each event"
-    )
+    found = choose(table, columns, EVENT_FIELDS, OPTIONAL_FIELDS)
+    result = pl.DataFrame([_field(field, column) for field, column in found.items()])
+    twice = result["event_id"].is_duplicated()
+    _refuse(found["event_id"], twice, "is there more than once", "Keep one row of each event")
+    result = result.sort("occurred_at_ms", maintain_order=True)
     return result if "channel" in result.columns else result.with_columns(channel=pl.lit(None, pl.String))
 
 
@@ -151,17 +156,16 @@ def _labels(known: pl.DataFrame, events: pl.DataFrame) -> pl.DataFrame:
     return joined.sort("labelled_at_ms", maintain_order=True).select(label_id(), *joined.columns)
 
 
-def _field(column: pl.Series) -> pl.Series:
-    """One field of an event, by its name: times, ids, amounts, flags; anything else as it is."""
-    if column.name == "occurred_at":
-        return at_ms(column).alias("occurred_at_ms")
-    if column.name.endswith("_id"):
-        return ids(column)
-    if column.name == "amount":
-        return amounts(column)
-    return (
-        flags(column) if column.name == "is_fraud" else column.cast(pl.String) if column.name == "channel" else column
-    )
+def _field(field: str, column: pl.Series) -> pl.Series:
+    """One field of an event, read as its name asks for; a field that is not known here stays as it is."""
+    readers = {
+        "occurred_at": at_ms,
+        "amount": amounts,
+        "is_fraud": flags,
+        "channel": lambda words: words.cast(pl.String),
+    }
+    read = readers.get(field, ids if field.endswith("_id") else lambda same: same)
+    return read(column).alias("occurred_at_ms" if field == "occurred_at" else field)
 
 
 # columns

@@ -95,9 +95,11 @@ def compromised_terminals(rng, shops: Shops, payments: pl.DataFrame, span: Span,
     cloned = (at_ms >= from_ms[shop]) & (at_ms < to_ms[shop]) & (rng.random(len(shop)) < share[shop])
     bad = _until_quota(rng, np.bincount(shop[cloned], minlength=len(shops)), quota)
     clones = payments.filter(cloned & bad[shop])
+    amount = amounts(rng, clones["amount"].to_numpy(), 0.3)
     return clones.with_columns(
         at_ms=pl.col("at_ms") + rng.integers(HOUR_MS, 48 * HOUR_MS, len(clones)),
-        amount=amounts(rng, clones["amount"].to_numpy(), 0.3),
+        amount=amount,
+        channel=np.where(amount < TAP_LIMIT, clones["channel"].to_numpy(), CHIP).astype(np.int8),
     )
 
 

@@ -1,0 +1,117 @@
+"""Airflow on one machine: scheduler, DAG processor and API server on SQLite, each in its own session.
+
+`airflow standalone` leaves orphans when it is stopped, so the three parts are started here one by one.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from importlib.metadata import version
+from pathlib import Path
+
+from ops import ports
+from ops.service import Part, Service
+from riskflow.errors import NotReady
+from riskflow.settings import PROJECT, load
+
+PARTS = {"airflow-api": "api-server", "airflow-scheduler": "scheduler", "airflow-dags": "dag-processor"}
+SECRETS = ("AIRFLOW__API_AUTH__JWT_SECRET", "AIRFLOW__API__SECRET_KEY", "AIRFLOW__CORE__FERNET_KEY")
+
+
+def prepare(home: Path, port: int) -> None:
+    """Write secrets and users once, and bring the database to this Airflow's version."""
+    folder = home / "airflow"
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = load()
+    users = {settings.airflow_user: settings.airflow_password.get_secret_value()}
+    _write_private(folder / "passwords.json", json.dumps(users))
+    if not (folder / "secrets.json").exists():
+        keys = {name: base64.urlsafe_b64encode(secrets.token_bytes(32)).decode() for name in SECRETS}
+        _write_private(folder / "secrets.json", json.dumps(keys))
+    _migrate(home, port)
+
+
+def parts(home: Path, port: int) -> list[Part]:
+    """SIGINT is the signal on which all three end with their children."""
+    variables = environment(home, port)
+    return [Part(name, [executable(), command], variables, signal.SIGINT) for name, command in PARTS.items()]
+
+
+def environment(home: Path, port: int) -> dict[str, str]:
+    """Everything Airflow reads; with it any `airflow` command works on this home."""
+    folder = home / "airflow"
+    url = address(port)
+    keys = json.loads((folder / "secrets.json").read_text()) if (folder / "secrets.json").exists() else {}
+    return {
+        "RISKFLOW_HOME": str(home),
+        "AIRFLOW_HOME": str(folder),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(PROJECT / "dags"),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
+        "AIRFLOW__CORE__PARALLELISM": "2",
+        "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{url}/execution/",
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": f"{load().airflow_user}:admin",
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(folder / "passwords.json"),
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{folder}/airflow.db",
+        "AIRFLOW__API__HOST": ports.HOST,
+        "AIRFLOW__API__PORT": str(port),
+        "AIRFLOW__API__BASE_URL": url,
+        "AIRFLOW__API__WORKERS": "1",
+        "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "10",
+        "AIRFLOW__DAG_PROCESSOR__PARSING_PROCESSES": "1",
+        # The DAG processor and the scheduler need no log servers of their own on further ports.
+        "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": "0",
+        **keys,
+    }
+
+
+def address(port: int) -> str:
+    return f"http://{ports.HOST}:{port}"
+
+
+def problem(url: str) -> str | None:
+    """Why Airflow cannot run a DAG yet; None when API, database, scheduler and DAG processor are all well."""
+    try:
+        with urllib.request.urlopen(f"{url.rstrip('/')}/api/v2/monitor/health", timeout=3) as answer:
+            health = json.load(answer)
+    except (OSError, ValueError) as error:
+        return f"{url}: {error}"
+    needed = ("metadatabase", "scheduler", "dag_processor")
+    ill = [part for part in needed if (health.get(part) or {}).get("status") != "healthy"]
+    return f"{url}: not healthy: {', '.join(ill)}" if ill else None
+
+
+def executable() -> str:
+    found = Path(sys.executable).parent / "airflow"
+    if not found.exists():
+        raise NotReady(f"Airflow is not installed beside {sys.executable}. Run: make setup, or use --no-airflow")
+    return str(found)
+
+
+def _migrate(home: Path, port: int) -> None:
+    """The database of a version is made once; a stamp saves the seconds later."""
+    stamp = home / "airflow" / "migrated"
+    if stamp.exists() and stamp.read_text() == version("apache-airflow"):
+        return
+    command = [executable(), "db", "migrate"]
+    variables = {**os.environ, **environment(home, port)}
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise NotReady(f"Airflow's database cannot be made:\n{(done.stdout + done.stderr)[-2000:]}")
+    stamp.write_text(version("apache-airflow"))
+
+
+def _write_private(path: Path, text: str) -> None:
+    path.touch(mode=0o600)
+    path.write_text(text)
+
+
+SERVICE = Service("airflow", "RISKFLOW_AIRFLOW_URL", 8080, 120.0, prepare, parts, address, problem)

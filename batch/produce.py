@@ -6,6 +6,7 @@ how late it was; it never stretches the schedule, which would hide a slow broker
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 IN_FLIGHT = 20_000  # messages sent and not yet acknowledged; more than that and the sender waits for the broker
 REPORT_S = 1.0
+ANSWER_S = 3.0
 SLICE_ROWS = 50_000
 
 
@@ -165,17 +167,36 @@ def producer(kafka: str) -> KafkaProducer:
     from kafka import KafkaProducer
     from kafka.errors import KafkaError
 
+    _need_answer(kafka)
     try:
         return KafkaProducer(
             bootstrap_servers=kafka.split(","),
             acks="all",
             enable_idempotence=True,
             allow_auto_create_topics=False,  # a typing mistake must not become a topic
-            max_block_ms=10_000,
+            max_block_ms=5_000,
+            bootstrap_timeout_ms=15_000,
             batch_size=65_536,
         )
     except KafkaError as error:
-        raise NotReady(f"Kafka at {kafka} does not answer ({error}). Start it: riskflow up") from error
+        raise _no_broker(kafka, error) from error
+
+
+def _need_answer(kafka: str) -> None:
+    """Ask the addresses themselves first: the client would try for long, and leave its sockets open."""
+    reason: OSError | None = None
+    for address in kafka.split(","):
+        host, _, port = address.rpartition(":")
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), ANSWER_S).close()
+            return
+        except OSError as error:
+            reason = error
+    raise _no_broker(kafka, reason)
+
+
+def _no_broker(kafka: str, reason: BaseException | None) -> NotReady:
+    return NotReady(f"Kafka at {kafka} does not answer ({reason}). Start it: riskflow up")
 
 
 def send(

@@ -6,10 +6,13 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import secrets
+import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import urllib.error
@@ -22,7 +25,12 @@ from ops.service import Part, Service
 from riskflow.errors import NotReady
 from riskflow.settings import PROJECT, load
 
-PARTS = {"airflow-api": "api-server", "airflow-scheduler": "scheduler", "airflow-dags": "dag-processor"}
+# The scheduler's own server of logs would listen on every interface; on one machine the files are read directly.
+PARTS = {
+    "airflow-api": "api-server",
+    "airflow-scheduler": "scheduler --skip-serve-logs",
+    "airflow-dags": "dag-processor",
+}
 SECRETS = ("AIRFLOW__API_AUTH__JWT_SECRET", "AIRFLOW__API__SECRET_KEY", "AIRFLOW__CORE__FERNET_KEY")
 
 
@@ -42,7 +50,7 @@ def prepare(home: Path, port: int) -> None:
 def parts(home: Path, port: int) -> list[Part]:
     """SIGINT is the signal on which all three end with their children."""
     variables = environment(home, port)
-    return [Part(name, [executable(), command], variables, signal.SIGINT) for name, command in PARTS.items()]
+    return [Part(name, [executable(), *command.split()], variables, signal.SIGINT) for name, command in PARTS.items()]
 
 
 def environment(home: Path, port: int) -> dict[str, str]:
@@ -67,8 +75,6 @@ def environment(home: Path, port: int) -> dict[str, str]:
         "AIRFLOW__API__WORKERS": "1",
         "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "10",
         "AIRFLOW__DAG_PROCESSOR__PARSING_PROCESSES": "1",
-        # The DAG processor and the scheduler need no log servers of their own on further ports.
-        "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": "0",
         **keys,
     }
 
@@ -97,16 +103,40 @@ def executable() -> str:
 
 
 def _migrate(home: Path, port: int) -> None:
-    """The database of a version is made once; a stamp saves the seconds later."""
+    """Bring the database to this version. It is made once for a checkout (10 s of CPU) and copied to further homes."""
     stamp = home / "airflow" / "migrated"
     if stamp.exists() and stamp.read_text() == version("apache-airflow"):
         return
-    command = [executable(), "db", "migrate"]
+    database = home / "airflow" / "airflow.db"
+    if not database.exists() and _empty_database().exists():
+        shutil.copyfile(_empty_database(), database)
+    else:
+        fresh = not database.exists()
+        _run_migration(home, port)
+        if fresh:
+            _keep_copy(database)
+    stamp.write_text(version("apache-airflow"))
+
+
+def _empty_database() -> Path:
+    return PROJECT / ".riskflow" / f"airflow-{version('apache-airflow')}-empty.db"
+
+
+def _run_migration(home: Path, port: int) -> None:
     variables = {**os.environ, **environment(home, port)}
-    done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
+    done = subprocess.run([executable(), "db", "migrate"], env=variables, capture_output=True, text=True, check=False)
     if done.returncode:
         raise NotReady(f"Airflow's database cannot be made:\n{(done.stdout + done.stderr)[-2000:]}")
-    stamp.write_text(version("apache-airflow"))
+
+
+def _keep_copy(database: Path) -> None:
+    """A whole copy, write-ahead log included, put in place in one step: another command may look for it just now."""
+    target = _empty_database()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    fresh = target.with_suffix(f".{os.getpid()}.tmp")
+    with contextlib.closing(sqlite3.connect(database)) as source, contextlib.closing(sqlite3.connect(fresh)) as copy:
+        source.backup(copy)
+    fresh.replace(target)
 
 
 def _write_private(path: Path, text: str) -> None:

@@ -21,6 +21,7 @@ EVENT_FIELDS = ("event_id", "occurred_at", "customer_id", "terminal_id", "amount
 OPTIONAL_FIELDS = ("channel", "is_fraud")
 READ_HERE = {*EVENT_FIELDS, *OPTIONAL_FIELDS, "known_at"}  # fields whose text this file reads itself
 LABEL_FIELDS = ("event_id", "is_fraud", "known_at")
+OWN_NAMES = {"occurred_at": ("occurred_at_ms",), "known_at": ("labelled_at_ms", "labelled_at")}
 LABEL_ONLY = ("is_fraud", "known_at")
 SOURCE = "import"
 LONGEST_ID = 128
@@ -52,16 +53,19 @@ def choose(
     table: pl.DataFrame, columns: dict[str, str], need: Iterable[str], may: Iterable[str] = ()
 ) -> dict[str, pl.Series]:
     """The column of each field, still under the file's name; a field without a map has its own name there."""
-    wanted = {
-        **{field: field for field in may if field in table.columns},
-        **{field: field for field in need},
-        **columns,
-    }
+    own = {field: _own_name(field, table) for field in (*need, *may)}
+    present = {field: name for field, name in own.items() if field in need or name in table.columns}
+    wanted = {**present, **columns}
     for field, column in wanted.items():
         if column not in table.columns:
             has = ", ".join(table.columns) or "no columns"
             raise DeclarationError(f"field {field}", f"there is no column {column!r}, only {has}", _map_help(field))
     return {field: table[column] for field, column in wanted.items()}
+
+
+def _own_name(field: str, table: pl.DataFrame) -> str:
+    """What a field is called without a map; in our own tables the names of times carry their unit."""
+    return next((name for name in OWN_NAMES.get(field, ()) if name in table.columns), field)
 
 
 def _map_help(field: str) -> str:

@@ -6,6 +6,7 @@ how late it was; it never stretches the schedule, which would hide a slow broker
 
 from __future__ import annotations
 
+import itertools
 import socket
 import threading
 import time
@@ -30,12 +31,12 @@ SLICE_ROWS = 50_000
 
 
 class Outgoing(NamedTuple):
-    """One message; `due_s` counts from the start of sending."""
+    """One message; `due_s` counts from the start of sending, None: as soon as possible."""
 
     topic: str
     key: bytes | None
     value: bytes
-    due_s: float
+    due_s: float | None
 
 
 @dataclass
@@ -94,7 +95,7 @@ def from_file(
     first_ms = None
     for number, (key, value, at_ms) in enumerate(_file_rows(path, need_time=speed is not None)):
         first_ms = at_ms if first_ms is None else first_ms
-        due_s = (at_ms - first_ms) / 1000 / speed if speed else number / rate_per_s if rate_per_s else 0.0
+        due_s = (at_ms - first_ms) / 1000 / speed if speed else number / rate_per_s if rate_per_s else None
         yield Outgoing(topic, key, value, due_s)
 
 
@@ -215,12 +216,13 @@ def send(
 
 
 def _send(client: KafkaProducer, messages: Iterable[Outgoing], on_progress: Callable[[int, int], None]) -> Sent:
-    sent, acks, start = Sent(), Acks(), time.monotonic()
+    sent, acks = Sent(), Acks()
+    messages = _with_topics(client, messages)
+    head = list(itertools.islice(messages, 1))  # what the first message waits for is not the schedule's fault
+    start = time.monotonic()
     next_report = start + REPORT_S
-    for message in messages:
-        if message.topic not in sent.topics:
-            _need_topic(client, message.topic)
-        late_s = _wait_until(start + message.due_s)
+    for message in itertools.chain(head, messages):
+        late_s = _wait_until(start, message.due_s)
         acks.add(_sending(client, message, acks))
         sent.count(message.topic, late_s * 1000)
         if time.monotonic() > next_report:
@@ -241,9 +243,21 @@ def _sending(client: KafkaProducer, message: Outgoing, acks: Acks) -> Future:
         raise _refused(acks.done, error) from error
 
 
-def _wait_until(due: float) -> float:
-    """Sleep until then; the seconds by which it is already past."""
-    early = due - time.monotonic()
+def _with_topics(client: KafkaProducer, messages: Iterable[Outgoing]) -> Iterator[Outgoing]:
+    """The messages, each topic looked for before its first one."""
+    seen: set[str] = set()
+    for message in messages:
+        if message.topic not in seen:
+            _need_topic(client, message.topic)
+            seen.add(message.topic)
+        yield message
+
+
+def _wait_until(start: float, due_s: float | None) -> float:
+    """Sleep until a message is due; the seconds by which it is late already."""
+    if due_s is None:
+        return 0.0
+    early = start + due_s - time.monotonic()
     if early > 0:
         time.sleep(early)
     return max(0.0, -early)

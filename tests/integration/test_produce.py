@@ -148,22 +148,22 @@ def test_messages_leave_at_the_rate(world, kafka, topic):
     messages = live(world, world.start_ms + 86_400_000, 200, begin_ms=0)
     events = (Outgoing(topic, m.key, m.value, m.due_ms / 1000) for m in messages if m.feed == "events")
     sent = send([next(events) for _ in range(300)], kafka)
-    assert sent.seconds == pytest.approx(299 / 200, abs=0.4)
+    assert 299 / 200 <= sent.seconds < 299 / 200 + sent.late_ms / 1000 + 1
     stamps = sorted(record.timestamp for record in received(kafka, topic))
-    assert stamps[150] - stamps[0] == pytest.approx(750, abs=150)
+    assert all(stamp - stamps[0] >= n * 5 - sent.late_ms - 2 for n, stamp in enumerate(stamps))
 
 
 @pytest.mark.services
-def test_a_slow_start_does_not_stretch_the_schedule(kafka, topic):
+def test_a_pause_of_the_source_does_not_stretch_the_schedule(kafka, topic):
     def stutter():
-        for n in range(100):
+        for n in range(200):
             if n == 50:
-                time.sleep(0.5)
-            yield Outgoing(topic, None, b"{}", n / 200)
+                time.sleep(1.0)
+            yield Outgoing(topic, None, b"{}", n / 100)
 
     sent = send(stutter(), kafka)
-    assert sent.seconds < 1.0
-    assert 200 < sent.late_ms < 600
+    assert 1.99 <= sent.seconds < 2.8
+    assert sent.late_ms > 900
 
 
 @pytest.mark.services

@@ -228,7 +228,7 @@ def test_a_simulated_world_comes_back_as_it_was(tmp_path, ending):
     table = world.events.join(world.truth.select("event_id", "is_fraud"), on="event_id", maintain_order="left")
     path = tmp_path / f"w.{ending}"
     getattr(table, f"write_{ending}")(path)
-    events, labels = importer.history(path, {"occurred_at": "occurred_at_ms"}, 7 * DAY_MS)
+    events, labels = importer.history(path, {}, 7 * DAY_MS)
     assert_frame_equal(events, world.events, check_column_order=False)
     assert len(labels) == len(events)
     write(tmp_path / "out", {}, events=events, labels=labels)

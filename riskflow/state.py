@@ -1,0 +1,47 @@
+"""What stands in Redis for one stage and partition: the head's fields, and how a new head is written.
+
+    position   next offset of the stage's log to apply            epoch   who may write; each claim raises it
+    topic_id   the log this position belongs to                   layout  fingerprint of the packed records
+    applied    last applied position of each source (JSON)        sent    last sent position to each destination (JSON)
+    roster     bundles that outputs are made with (JSON)          starts  claims since the position last moved
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+ROW_BITS = 12  # a row's position is offset << 12 | its number in the block, so a block has at most 4,096 rows
+BLOCK_ROWS = 1 << ROW_BITS
+BLOCK_BYTES = 512 * 1024
+INTAKE_LOG, INTAKE_PARTITION = "_log_intake", "_part_intake"
+
+
+def row_position(offset: int, row: int = 0) -> int:
+    """The position of a row: the offset of its block and its number in it, as received."""
+    return offset << ROW_BITS | row
+
+
+def log_columns(stage: str) -> tuple[str, str]:
+    """Names of the columns that hold a row's position and partition in a stage's log."""
+    return f"_log_{stage}", f"_part_{stage}"
+
+
+def source_name(stage: str, partition: int) -> str:
+    """How a head and a block name a log that rows come from: `events:3`."""
+    return f"{stage}:{partition}"
+
+
+def new_head(position: int, topic_id: str, layout: str, applied: Mapping[str, int] | None = None) -> dict[str, Any]:
+    """The hash of a head that no worker has claimed yet."""
+    return {
+        "position": position,
+        "epoch": 0,
+        "topic_id": topic_id,
+        "layout": layout,
+        "applied": json.dumps(dict(applied or {})),
+        "sent": "{}",
+        "roster": "{}",
+        "starts": 0,
+    }

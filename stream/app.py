@@ -1,0 +1,188 @@
+"""The composition root: settings, plan, topics, stages and agents, put together. `faust -A stream.app worker` runs it.
+
+One event's way: Intake (stream/intake.py) -> EntityStage of each entity (stream/entity.py) -> Score (stream/score.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from typing import Any
+
+import faust
+import structlog
+from redis.asyncio import Redis
+
+from riskflow.errors import Leave, NotReady, RiskflowError
+from riskflow.hashkey import read_hash_key
+from riskflow.names import Names
+from riskflow.plan import Plan
+from riskflow.registry import AsyncRegistry
+from riskflow.settings import Settings, settings
+from riskflow.usecase import load_usecase
+from stream.cluster import TopicInfo, describe
+from stream.entity import EntityStage, Forward
+from stream.intake import Intake
+from stream.lanes import Lanes
+from stream.process import configure_logs, end_process
+from stream.score import Score
+from stream.swap import Swap
+from stream.transport import Transport
+
+log = structlog.get_logger(__name__)
+
+
+class Worker:
+    """Everything one worker process holds."""
+
+    def __init__(self, plan: Plan, conf: Settings, slot: int) -> None:
+        self.plan, self.conf = plan, conf
+        self.redis: Any = Redis.from_url(conf.redis_url, socket_timeout=30, socket_connect_timeout=5)
+        self.names = Names(plan.name, generation(conf, plan.name), conf.topic_prefix)
+        self.worker = f"{socket.gethostname()}/{slot}"
+        self.app = make_faust(self.names, conf, slot)
+        self.lanes = Lanes(
+            self.names, plan.layout_fingerprint, self.redis, self.describe, conf.batch_rows, self.failed
+        )
+        self.swap = Swap(plan, AsyncRegistry(self.redis, self.names, conf.keys_folder), conf.poll_s)
+        self._make_agents()
+
+    def topics(self) -> list[str]:
+        """Every topic this worker reads or writes."""
+        entities = [self.names.by(e) for e in self.plan.entities]
+        feeds = [self.names.feed(f.name) for f in self.plan.usecase.feeds]
+        return [*feeds, *entities, self.names.scores, self.names.rows, self.names.rejected]
+
+    async def describe(self) -> dict[str, TopicInfo]:
+        return await describe(self.conf.kafka, self.topics(), f"riskflow topics {self.plan.name}")
+
+    def failed(self, error: BaseException) -> None:
+        """Anything unexpected ends the process without a commit; a supervisor starts it again from the heads."""
+        known = isinstance(error, RiskflowError)
+        log.error("worker ends", why=str(error) or repr(error), exc_info=None if known else error)
+        end_process(3 if isinstance(error, NotReady) else 4 if isinstance(error, Leave) else 1)
+
+    def _make_agents(self) -> None:
+        reads = [self.names.feed(f.name) for f in self.plan.usecase.feeds]
+        reads += [self.names.by(e) for e in self.plan.entities]
+        for name in reads:
+            topic = self.app.topic(name, key_serializer="raw", value_serializer="raw")
+            self.app.agent(topic, name=f"stage.{name}", concurrency=1)(self._agent)
+        self.app.task(self._prepare)
+
+    async def _agent(self, stream: Any) -> None:
+        """Every agent's body: what its topic brings goes into the lane of its partition."""
+        channel = stream.channel
+        while True:
+            event = await channel.get()
+            try:
+                self.lanes.put(event.message)
+            except BaseException as error:
+                if not isinstance(error, asyncio.CancelledError):
+                    self.failed(error)
+                raise
+
+    async def _prepare(self) -> None:
+        """Runs at start, while the consumer joins its group."""
+        asyncio.get_running_loop().create_task(self.swap.watch())
+
+    async def connect(self) -> None:
+        """Makes the stages, which need the numbers of partitions; called before the consumer is asked for positions."""
+        topics = await self.describe()
+        plan, names, producer = self.plan, self.names, self.app.producer
+        partitions = [topics[names.by(e)].partitions for e in plan.entities]
+        for feed in plan.usecase.feeds:
+            self.lanes.add(Intake(plan, feed, names, producer, partitions[0], read_hash_key(plan, self.conf.keys_folder)))
+        for i, stage in enumerate(plan.stages):
+            last = i == len(plan.stages) - 1
+            onward: Any = self._score(topics) if last else Forward(names, stage, plan.stages[i + 1], partitions[i + 1])
+            self.lanes.add(EntityStage(plan, stage, names, producer, onward))
+
+    def _score(self, topics: dict[str, TopicInfo]) -> Score:
+        return Score(
+            self.plan, self.names, self.swap, self.worker,
+            scores_partitions=topics[self.names.scores].partitions,
+            rows_partitions=topics[self.names.rows].partitions,
+        )  # fmt: skip
+
+
+class App(faust.App):
+    """Faust's app, which makes its consumer belong to the worker's lanes."""
+
+    worker: Worker
+
+    def _new_consumer(self) -> Any:
+        consumer: Any = super()._new_consumer()
+        lanes = self.worker.lanes
+        lanes.consumer = consumer
+        connected: list[bool] = []
+
+        async def claim(assigned: Any) -> Any:
+            if not connected:
+                await self.worker.connect()
+                connected.append(True)
+            return await lanes.claim(set(assigned))
+
+        consumer.claim, consumer.release = claim, lanes.release
+        consumer.positions, consumer.failed = lanes.positions, self.worker.failed
+        return consumer
+
+
+def make_faust(names: Names, conf: Settings, slot: int) -> App:
+    """The Faust app with the settings that were measured; see docs/decisions."""
+    app = App(
+        names.group,
+        broker=[f"kafka://{address}" for address in conf.kafka.split(",")],
+        store="memory://",
+        datadir=conf.home / "faust" / str(slot),
+        processing_guarantee="at_least_once",
+        consumer_auto_offset_reset="earliest",  # never relied upon: positions come from the heads, and gaps are checked
+        consumer_group_instance_id=f"{names.group}-{slot}",
+        consumer_max_fetch_size=4 * 1024 * 1024,
+        broker_session_timeout=10,
+        broker_heartbeat_interval=3,
+        broker_rebalance_timeout=20,
+        broker_request_timeout=30,
+        broker_max_poll_records=20_000,
+        broker_commit_interval=2.0,
+        producer_acks=-1,
+        producer_linger_ms=0,
+        producer_max_batch_size=900_000,
+        producer_max_request_size=4 * 1024 * 1024,
+        producer_request_timeout=120.0,
+        stream_wait_empty=False,
+        topic_allow_declare=False,
+        topic_disable_leader=True,
+        web_enabled=False,
+    )
+    app.transport = Transport(app.conf.broker, app)
+    return app
+
+
+def generation(conf: Settings, usecase: str) -> int:
+    """The generation that workers use, as `riskflow topics` or `rebuild` wrote it; 1 before that."""
+    import redis
+
+    with redis.Redis.from_url(conf.redis_url, socket_timeout=10) as client:
+        try:
+            return int(client.get(Names(usecase, prefix=conf.topic_prefix).current_generation) or 1)
+        except redis.exceptions.ConnectionError as error:
+            raise NotReady(f"Redis at {conf.redis_url} does not answer ({error}). Run `riskflow up`.") from None
+
+
+def make_worker() -> Worker:
+    """The worker that the environment asks for: RISKFLOW_USECASE (default card_fraud) and RISKFLOW_SLOT."""
+    conf = settings()
+    configure_logs(conf.log_level)
+    plan = Plan.of(load_usecase(os.environ.get("RISKFLOW_USECASE", "card_fraud"), conf.usecases))
+    for stage in plan.stages:
+        _ = stage.loop  # compiled or taken from the cache before the first event
+    worker = Worker(plan, conf, int(os.environ.get("RISKFLOW_SLOT", "0")))
+    worker.app.worker = worker
+    return worker
+
+
+if "PYTEST_COLLECTING" not in os.environ:
+    worker = make_worker()
+    app = worker.app

@@ -1,0 +1,19 @@
+"""What a worker counts, in Prometheus' words. No ids as labels."""
+
+from prometheus_client import Counter, Gauge, Histogram
+
+EVENTS_SCORED = Counter("risk_events_scored", "Scores sent", ["use_case", "decision"])
+REJECTED = Counter("risk_events_rejected", "Messages that could not be taken", ["use_case", "stage", "kind"])
+DUPLICATES = Counter("risk_events_duplicate", "Events seen before, without effect", ["use_case"])
+PARKED = Counter("risk_labels_parked", "Rows that wait to be completed with ids", ["use_case"])
+LATE = Counter("risk_observations_late", "Observations older than their ring", ["use_case", "entity"])
+FAILURES = Counter("risk_calculation_failures", "Rows for which a function raised", ["use_case", "function"])
+BATCH_S = Histogram(
+    "risk_batch_seconds", "One batch of a stage, from load to commit", ["use_case", "stage"],
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10),
+)  # fmt: skip
+POSITION = Gauge("risk_stage_position", "Next offset to apply", ["use_case", "stage", "partition"])
+MODEL_INFO = Gauge("risk_model_info", "1 for the bundle that is live", ["use_case", "version"])
+MODEL_LOADED = Gauge("risk_model_loaded_timestamp_seconds", "When the live bundle was loaded", ["use_case"])
+SWAP_REFUSED = Counter("risk_bundle_refused", "Bundles that were not taken", ["use_case"])
+READY = Gauge("risk_worker_ready", "1 when this worker can score", ["use_case"])

@@ -31,7 +31,11 @@ class Check:
 
 
 def examine() -> list[Check]:
-    """All checks in the order in which they are worth repairing. None raises: what fails is a cross."""
+    """All checks in the order in which they are worth repairing. None raises: what fails is a cross.
+
+    Only a setting with a wrong value ends it at once: nothing can be measured with it.
+    """
+    settings()
     return [_guarded(name, check, repair) for name, check, repair in CHECKS]
 
 
@@ -151,22 +155,24 @@ def _some(found: list[str]) -> str:
 
 
 def check_kafka() -> str:
-    return _answers(kafka.problem, settings().kafka)
+    return _answers(kafka.SERVICE, settings().kafka)
 
 
 def check_redis() -> str:
-    return _answers(redis.problem, settings().redis_url)
+    return _answers(redis.SERVICE, settings().redis_url)
 
 
 def check_airflow() -> str:
     """Airflow may be left out on purpose: then it is no fault that it is not there."""
     if not os.environ.get(airflow.SERVICE.variable) and local.status()[-1].origin == "none":
         return "not started (riskflow up starts it)"
-    return _answers(airflow.problem, settings().airflow_url)
+    return _answers(airflow.SERVICE, settings().airflow_url)
 
 
-def _answers(problem: Callable[[str], str | None], address: str) -> str:
-    found = problem(address)
+def _answers(service: Service, address: str) -> str:
+    found = service.problem(address)
+    if found and os.environ.get(service.variable):
+        raise Unfit(found, f"start that service, or: unset {service.variable}; riskflow up")
     if found:
         raise Unfit(found)
     return address

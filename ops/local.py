@@ -23,7 +23,7 @@ from ops.guard import guarding
 from ops.process import Record
 from ops.service import Service
 from riskflow.errors import NotReady
-from riskflow.settings import home_folder
+from riskflow.settings import home_folder, load
 
 SERVICES = {service.name: service for service in (kafka.SERVICE, redis.SERVICE, airflow.SERVICE)}
 TRIES = 3  # somebody may take a free port before our process does
@@ -186,6 +186,7 @@ def _records_of(home: Path, name: str) -> dict[str, Record]:
 
 
 def _up(home: Path, airflow: bool, usual_ports: bool, tell: Tell) -> tuple[Services, list[str]]:
+    load()  # a wrong value in the environment is told before anything starts
     wanted = [service for service in SERVICES.values() if airflow or service.name != "airflow"]
     with process.locked(home):
         launched: list[str] = []
@@ -200,7 +201,7 @@ def _up(home: Path, airflow: bool, usual_ports: bool, tell: Tell) -> tuple[Servi
 
 
 def _start_all(home: Path, wanted: list[Service], usual: bool, tell: Tell, launched: list[str]) -> dict[str, str]:
-    """Launch all, then wait for all: they start side by side. Names go to `launched` as soon as they run."""
+    """Launch all, then wait for all: they start side by side. Names go to `launched` before they run."""
     addresses, waiting = {}, []
     for service in wanted:
         given = os.environ.get(service.variable)
@@ -266,16 +267,22 @@ def _settle(home: Path, service: Service, port: int) -> int:
 
 def _wait(home: Path, service: Service, port: int) -> None:
     """Until the service answers; a process that ended or the end of patience is told with the end of its log."""
-    address = service.address(port)
     deadline = time.monotonic() + service.start_s
-    while problem := service.problem(address):
-        dead = [record for record in _records_of(home, service.name).values() if not record.alive()]
+    while problem := _not_ours(home, service, port) or service.problem(service.address(port)):
+        found = list(_records_of(home, service.name).values())
+        dead = [record for record in found if not record.alive()]
         if dead:
             raise NotReady(f"{dead[0].name} ended while starting. {_log_end(home, dead[0].name)}")
         if time.monotonic() > deadline:
-            log = _log_end(home, service.parts(home, port)[0].name)
+            log = _log_end(home, found[0].name)
             raise NotReady(f"{service.name} does not answer after {service.start_s:.0f} s: {problem}. {log}")
         time.sleep(0.1)
+
+
+def _not_ours(home: Path, service: Service, port: int) -> str | None:
+    """Somebody else's service may answer at a port that ours could not get."""
+    ours = any(process.listens(record, port) for record in _records_of(home, service.name).values())
+    return None if ours else f"it does not listen on port {port} yet"
 
 
 def _lost_port(home: Path, service: Service) -> bool:

@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -137,6 +138,7 @@ def launch(
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
+            cwd=home,
             env={**os.environ, **(environment or {})},
             start_new_session=True,
         )
@@ -152,6 +154,20 @@ def members(record: Record) -> list[int]:
     if psutil.pid_exists(leader.pid) and not leader.alive() and not _is_zombie(leader.pid):
         return []  # the id belongs to somebody else now
     return [pid for pid in psutil.pids() if _session(pid) == leader.pid and not _is_zombie(pid)]
+
+
+def listens(record: Record, port: int) -> bool:
+    """Whether one of the record's processes, and not somebody else's, accepts connections at a port."""
+    return any(
+        c.status == psutil.CONN_LISTEN and c.laddr.port == port for pid in members(record) for c in _sockets(pid)
+    )
+
+
+def _sockets(pid: int) -> list[Any]:
+    try:
+        return psutil.Process(pid).net_connections("tcp")
+    except psutil.Error:
+        return []
 
 
 def send(record: Record, number: int) -> None:

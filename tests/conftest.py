@@ -1,0 +1,46 @@
+"""Real services for the tests that need them: started once for a session, in a folder and on ports of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from ops import local
+from ops.local import SERVICES, Services
+from riskflow.settings import settings
+
+ADDRESSES = [service.variable for service in SERVICES.values()]
+
+
+@pytest.fixture(scope="session")
+def session_environment() -> Iterator[pytest.MonkeyPatch]:
+    """Environment variables for the whole session; addresses from the outside do not reach the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ADDRESSES:
+            patch.delenv(name, raising=False)
+        yield patch
+    settings.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def services(tmp_path_factory: pytest.TempPathFactory, session_environment: pytest.MonkeyPatch) -> Iterator[Services]:
+    """Kafka and Redis. The environment and settings() name them, for this process and for what it starts."""
+    home = tmp_path_factory.mktemp("riskflow")
+    with local.running(home, airflow=False, usual_ports=False) as found:
+        _publish(session_environment, found)
+        yield found
+
+
+@pytest.fixture(scope="session")
+def airflow(services: Services, session_environment: pytest.MonkeyPatch) -> Iterator[Services]:
+    """Airflow beside them, in the same folder."""
+    with local.running(services.home, airflow=True, usual_ports=False) as found:
+        _publish(session_environment, found)
+        yield found
+
+
+def _publish(environment: pytest.MonkeyPatch, found: Services) -> None:
+    for name, value in found.environment().items():
+        environment.setenv(name, value)
+    settings.cache_clear()

@@ -1,0 +1,223 @@
+"""The local platform: it starts, tells where it is, moves out of the way, and leaves no process behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from ops import kafka, local, ports, process, redis
+from ops.process import Identity
+
+pytestmark = pytest.mark.services
+
+RISKFLOW = [sys.executable, "-m", "cli.main"]
+PARENT = """
+import sys, time
+from pathlib import Path
+from ops import local
+with local.running(Path(sys.argv[1]), airflow=False, usual_ports=False):
+    print("up", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty home that nothing else uses, cleared of processes afterwards."""
+    for service in local.SERVICES.values():
+        monkeypatch.delenv(service.variable, raising=False)
+    monkeypatch.setenv("RISKFLOW_HOME", str(tmp_path))
+    yield tmp_path
+    local.down(tmp_path)
+
+
+def riskflow(*words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, **variables}
+    return subprocess.run([*RISKFLOW, *words], env=environment, capture_output=True, text=True, check=False)
+
+
+def living(home: Path) -> list[str]:
+    """Every process that works in this home or names it on its command line, however it came to be."""
+    return [" ".join(p.info["cmdline"]) for p in psutil.process_iter(["cmdline", "cwd", "status"]) if _belongs(p, home)]
+
+
+def _belongs(candidate: psutil.Process, home: Path) -> bool:
+    info = candidate.info
+    words = [info["cwd"] or "", *(info["cmdline"] or [])]
+    return info["status"] != psutil.STATUS_ZOMBIE and any(str(home) in word for word in words)
+
+
+def eventually(holds: Callable[[], bool], within_s: float = 15.0) -> bool:
+    deadline = time.monotonic() + within_s
+    while not holds() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return holds()
+
+
+def test_up_status_down(home: Path) -> None:
+    started = riskflow("up", "--no-airflow")
+    assert started.returncode == 0, started.stderr
+    written = (home / "services.env").read_text().split()
+    assert set(written) <= set(started.stdout.split())
+
+    pids = [state.pids for state in local.status(home)]
+    again = riskflow("up", "--no-airflow")
+    assert again.returncode == 0
+    assert "kafka runs already" in again.stderr
+    assert [state.pids for state in local.status(home)] == pids
+
+    shown = {state["name"]: state for state in json.loads(riskflow("status", "--json").stdout)}
+    assert shown["kafka"]["running"]
+    assert shown["redis"]["running"]
+    assert shown["airflow"]["origin"] == "none"
+    assert not [command for command in living(home) if "ops.guard" in command]
+
+    assert riskflow("down").returncode == 0
+    assert living(home) == []
+    assert not (home / "services.env").exists()
+    assert "nothing runs" in riskflow("down").stderr
+
+
+def test_taken_ports_are_left_to_their_owner(home: Path) -> None:
+    with socket.create_server((ports.HOST, 0)) as other:
+        taken = other.getsockname()[1]
+        assert not ports.free(taken)
+        assert ports.choose(taken) != taken
+
+
+def test_a_port_lost_between_choice_and_use_is_replaced(
+    services: local.Services, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the taken port even a healthy Redis answers: it must not be mistaken for ours."""
+    monkeypatch.setenv("RISKFLOW_KAFKA", services.kafka)
+    taken = by_name(services.home)["redis"].address.rsplit(":")[-1].split("/")[0]
+    offered = iter([int(taken)])
+    free = ports.choose()
+    monkeypatch.setattr(ports, "choose", lambda usual=None: next(offered, free))
+    with local.running(home, airflow=False) as found:
+        assert found.redis_url == redis.address(free)
+        assert redis.problem(found.redis_url) is None
+
+
+def test_one_service_dies_and_comes_back_where_it_was(services: local.Services) -> None:
+    with redis.client(services.redis_url) as client:
+        client.set("kept", "yes")
+        time.sleep(1.5)  # the file is synced each second
+        for name in ("redis", "kafka"):
+            local.kill(services.home, name)
+            assert by_name(services.home)[name].pids == []
+            local.start(services.home, name)
+        assert client.get("kept") == "yes"
+    assert kafka.problem(services.kafka) is None
+
+
+def test_a_paused_service_does_not_answer_until_it_is_resumed(services: local.Services) -> None:
+    local.pause(services.home, "redis")
+    assert "imeout" in (redis.problem(services.redis_url) or "")
+    local.resume(services.home, "redis")
+    assert redis.problem(services.redis_url) is None
+
+
+def test_a_killed_parent_takes_its_services_along(home: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", PARENT, str(home)], stdout=subprocess.PIPE) as parent:
+        assert parent.stdout
+        assert parent.stdout.readline() == b"up\n"
+        parent.kill()
+    assert eventually(lambda: not living(home)), living(home)
+    assert process.records(home) == {}
+    assert not (home / "services.env").exists()
+
+
+def test_up_that_is_killed_half_way_leaves_nothing(home: Path) -> None:
+    with subprocess.Popen([*RISKFLOW, "up", "--no-airflow"], stderr=subprocess.DEVNULL) as command:
+        assert eventually(lambda: (home / "run" / "redis.json").exists())
+        command.kill()
+    assert eventually(lambda: not living(home)), living(home)
+
+
+def test_ctrl_c_during_up_leaves_nothing(home: Path) -> None:
+    with subprocess.Popen([*RISKFLOW, "up", "--no-airflow"], stderr=subprocess.DEVNULL) as command:
+        assert eventually(lambda: (home / "run" / "redis.json").exists())
+        command.send_signal(signal.SIGINT)
+    assert command.returncode == 130
+    assert living(home) == []
+
+
+def test_a_stranger_with_a_recycled_id_is_left_alone(home: Path) -> None:
+    with subprocess.Popen(["sleep", "60"], start_new_session=True) as stranger:
+        now = Identity.of(stranger.pid)
+        process.write(home, process.Record("redis", Identity(now.pid, now.started - 3600)))
+        assert local.down(home) == ["redis"]
+        assert stranger.poll() is None
+        stranger.kill()
+
+
+def test_a_given_address_replaces_the_local_service(services: local.Services, home: Path) -> None:
+    given = {"RISKFLOW_KAFKA": services.kafka, "RISKFLOW_REDIS_URL": services.redis_url}
+    started = riskflow("up", "--no-airflow", **given)
+    assert started.returncode == 0, started.stderr
+    assert "kafka is given by RISKFLOW_KAFKA" in started.stderr
+    assert process.records(home) == {}
+
+
+def test_a_given_address_that_does_not_answer_is_named(home: Path) -> None:
+    nobody = f"{ports.HOST}:{ports.choose()}"
+    failed = riskflow("up", "--no-airflow", RISKFLOW_KAFKA=nobody)
+    assert failed.returncode == 3
+    assert f"RISKFLOW_KAFKA is set in the environment and does not answer: {nobody}" in failed.stderr
+    assert "Traceback" not in failed.stderr
+    assert living(home) == []
+
+
+def test_a_wrong_setting_is_told_with_key_value_and_expectation(home: Path) -> None:
+    failed = riskflow("doctor", RISKFLOW_KAFKA="here")
+    assert failed.returncode == 2
+    assert "RISKFLOW_KAFKA='here'" in failed.stderr
+    assert "host:port" in failed.stderr
+
+
+def test_doctor_without_services_names_the_repair(home: Path) -> None:
+    nobody = f"{ports.HOST}:{ports.choose()}"
+    (home / "services.env").write_text(f"RISKFLOW_KAFKA={nobody}\n")  # as after a reboot
+    told = riskflow("doctor", RISKFLOW_REDIS_URL=f"redis://{nobody}")
+    assert told.returncode == 3
+    kafka_line, _, after = told.stdout.partition("✘ Kafka ")[2].partition("\n")
+    assert nobody in kafka_line
+    assert after.split("\n")[0].endswith("repair: riskflow up")
+    assert "unset RISKFLOW_REDIS_URL" in told.stdout
+
+
+def test_doctor_sees_a_redis_that_may_forget(services: local.Services) -> None:
+    with redis.client(services.redis_url) as client:
+        client.config_set("maxmemory-policy", "allkeys-lru")
+        try:
+            checks = {check["name"]: check for check in json.loads(riskflow("doctor", "--json").stdout)}
+        finally:
+            client.config_set("maxmemory-policy", "noeviction")
+    assert checks["Redis"]["ok"]
+    assert not checks["Redis eviction"]["ok"]
+    assert checks["Redis eviction"]["repair"].endswith("config set maxmemory-policy noeviction")
+
+
+@pytest.mark.airflow
+def test_airflow_is_healthy_and_lets_admin_in(airflow: local.Services) -> None:
+    body = json.dumps({"username": "admin", "password": "admin"}).encode()
+    request = urllib.request.Request(f"{airflow.airflow_url}/auth/token", body, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        assert json.load(answer)["access_token"]
+    assert by_name(airflow.home)["airflow"].running
+
+
+def by_name(home: Path) -> dict[str, local.State]:
+    return {state.name: state for state in local.status(home)}

@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from ops import airflow, kafka, local, ports, redis
+from ops.service import Service
 from riskflow.errors import RiskflowError
 from riskflow.settings import PROJECT, settings
 

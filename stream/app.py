@@ -75,7 +75,10 @@ class Worker:
         """Every agent's body: what its topic brings goes into the lane of its partition."""
         channel = stream.channel
         while True:
-            event = await channel.get()
+            try:
+                event = await channel.get()
+            except StopAsyncIteration:
+                return  # Faust closes the channel when the worker stops
             try:
                 self.lanes.put(event.message)
             except BaseException as error:
@@ -131,11 +134,13 @@ class App(faust.App):
 
 def make_faust(names: Names, conf: Settings, slot: int) -> App:
     """The Faust app with the settings that were measured; see docs/decisions."""
+    datadir = conf.home / "faust" / str(slot)
+    datadir.mkdir(parents=True, exist_ok=True)
     app = App(
         names.group,
         broker=[f"kafka://{address}" for address in conf.kafka.split(",")],
         store="memory://",
-        datadir=conf.home / "faust" / str(slot),
+        datadir=datadir,
         processing_guarantee="at_least_once",
         consumer_auto_offset_reset="earliest",  # never relied upon: positions come from the heads, and gaps are checked
         consumer_group_instance_id=f"{names.group}-{slot}",

@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import struct
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import msgspec
 import structlog
 from redis.asyncio import Redis
 from redis.exceptions import BusyLoadingError, ConnectionError, ReadOnlyError, TimeoutError
@@ -104,7 +104,7 @@ class Head:
 
     async def load(self, entities: Sequence[bytes]) -> list[bytes | None]:
         """The records of these entities as they stand at this position; raises Leave when somebody else has moved on."""
-        fields = msgspec.msgpack.encode([b"e:" + e for e in entities])
+        fields = packed([b"e:" + e for e in entities])
         script = self.redis.register_script(LOAD)
         answer = await until_answered(lambda: script(self.keys, [self.epoch, self.position, fields]))
         self._check(answer, "load")
@@ -127,8 +127,8 @@ class Head:
                 new[name] = json.dumps(value, separators=(",", ":"))
         if position > self.position:
             new["starts"] = 0
-        head = msgspec.msgpack.encode([str(x).encode() for pair in new.items() for x in pair])
-        pairs = msgspec.msgpack.encode([x for e, r in zip(entities, records, strict=True) for x in (b"e:" + e, r)])
+        head = packed([str(x).encode() for pair in new.items() for x in pair])
+        pairs = packed([x for e, r in zip(entities, records, strict=True) for x in (b"e:" + e, r)])
         await self._commit([self.epoch, self.position, head, pairs], position)
         self.position = position
         self.applied = self.applied if applied is None else applied
@@ -166,6 +166,14 @@ class Head:
             f"{what} of stage {self.stage!r}, partition {self.partition}: held epoch {self.epoch} at {self.position}, "
             f"Redis has epoch and position {found}. Somebody else owns it now, or Redis lost its last writes."
         )
+
+
+def packed(values: Sequence[bytes]) -> bytes:
+    """MessagePack of byte strings as Redis' cmsgpack reads it: it knows the raw type, not the newer binary one."""
+    parts = [b"\xdd", struct.pack(">I", len(values))]
+    for value in values:
+        parts += (b"\xdb", struct.pack(">I", len(value)), value)
+    return b"".join(parts)
 
 
 async def until_answered(call: Any) -> Any:

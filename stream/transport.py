@@ -102,8 +102,11 @@ class Consumer(driver.Consumer):
 
     async def commit(self, topics: Any = None, start_new_transaction: bool = True) -> bool:
         """Tells Kafka how far the heads are. It is for lag monitoring, so a failure is not ours to repeat."""
+        positions = self.positions()
+        if not positions:
+            return False
         assigned = self.assignment()
-        offsets = {tp: p for tp, p in self.positions().items() if tp in assigned and self._committed_offset[tp] != p}
+        offsets = {tp: p for tp, p in positions.items() if tp in assigned and self._committed_offset[tp] != p}
         if not offsets:
             return False
         try:

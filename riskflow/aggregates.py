@@ -11,6 +11,8 @@ the kernel calls them for millions of tiles, and the classes call them for peopl
     LAST (2)        event time (ms) and value of the newest; the later arrival wins at equal times
     SEEN            event time (ms) of the newest
     BITS (4)        256 bits, one set for each hashed value
+
+None of them is cached by numba on its own: they are compiled into the kernel's loop, whose file is named by all sources.
 """
 
 from __future__ import annotations
@@ -23,16 +25,18 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from riskflow.columns import mix
+
 Cells = NDArray[np.float64]
 
 COUNT, SUM, MOMENTS, MIN, MAX, LAST, SEEN, BITS = range(8)
 WIDTH = (1, 1, 3, 1, 1, 2, 1, 4)  # cells of each kind, by the numbers above
 R_COUNT, R_SUM, R_MEAN, R_STD, R_MIN, R_MAX, R_LAST, R_SINCE, R_DISTINCT = range(9)
 N_BITS = 256
-NAN_BITS = int(np.array([np.nan]).view(np.int64)[0])
+DISTINCT_OF_ONES = np.array([N_BITS * math.log(N_BITS / max(N_BITS - ones, 1)) for ones in range(N_BITS + 1)])
 
 
-@njit(cache=True, error_model="numpy")
+@njit(error_model="numpy")
 def zero_cells(kind, cells, at):  # type: ignore[no-untyped-def]
     """Writes the empty state of one kind into cells[at:]."""
     if kind == MIN or kind == MAX or kind == SEEN:
@@ -46,14 +50,9 @@ def zero_cells(kind, cells, at):  # type: ignore[no-untyped-def]
             cells[at + j] = 0.0
 
 
-@njit(cache=True, error_model="numpy")
+@njit(error_model="numpy")
 def add_cells(kind, cells, bits, at, value, value_bits, at_ms):  # type: ignore[no-untyped-def]
-    """Adds one value, seen at event time at_ms. `bits` is the same memory as `cells`, as int64."""
-    if kind == BITS:
-        if value_bits != NAN_BITS:
-            bit = value_bits & 255
-            bits[at + (bit >> 6)] |= np.int64(1) << (bit & 63)
-        return
+    """Adds one value, seen at event time at_ms. `bits` and `value_bits` are the same memory as int64."""
     if value != value:
         return
     if kind == COUNT:
@@ -78,64 +77,102 @@ def add_cells(kind, cells, bits, at, value, value_bits, at_ms):  # type: ignore[
     elif kind == SEEN:
         if not cells[at] > at_ms:
             cells[at] = at_ms
-
-
-@njit(cache=True, error_model="numpy")
-def merge_cells(kind, into, into_bits, to, cells, bits, at):  # type: ignore[no-untyped-def]
-    """Merges an older tile's cells[at:] into into[to:]. Newest first: of equal times the one already there stays."""
-    if kind == COUNT or kind == SUM:
-        into[to] += cells[at]
-    elif kind == MOMENTS:  # Chan, Golub, LeVeque 1979
-        n = into[to] + cells[at]
-        if cells[at] > 0.0:
-            difference = cells[at + 1] - into[to + 1]
-            into[to + 1] += difference * (cells[at] / n)
-            into[to + 2] += cells[at + 2] + difference * difference * (into[to] * cells[at] / n)
-            into[to] = n
-    elif kind == MIN:
-        if cells[at] < into[to] or into[to] != into[to]:
-            into[to] = cells[at]
-    elif kind == MAX:
-        if cells[at] > into[to] or into[to] != into[to]:
-            into[to] = cells[at]
-    elif kind == LAST:
-        if cells[at] > into[to] or into[to] != into[to]:
-            into[to] = cells[at]
-            into[to + 1] = cells[at + 1]
-    elif kind == SEEN:
-        if cells[at] > into[to] or into[to] != into[to]:
-            into[to] = cells[at]
     elif kind == BITS:
-        for j in range(4):
-            into_bits[to + j] |= bits[at + j]
+        bit = _bit_of(value, value_bits)
+        bits[at + (bit >> 6)] |= np.int64(1) << (bit & 63)
 
 
-@njit(cache=True)
-def _ones(word):  # type: ignore[no-untyped-def]
-    n = 0
-    while word != 0:
-        word &= word - 1
-        n += 1
-    return n
+@njit(error_model="numpy")
+def merge_run(kind, into, into_bits, to, cells, bits, at, step, n):  # type: ignore[no-untyped-def]
+    """Merges n tiles' cells, at `at`, `at - step`, ... (newest first), into the state of newer ones in into[to:]."""
+    if kind == COUNT or kind == SUM:
+        total = into[to]
+        for _ in range(n):
+            total += cells[at]
+            at -= step
+        into[to] = total
+    elif kind == MOMENTS:
+        for _ in range(n):
+            _merge_moments(into, to, cells, at)
+            at -= step
+    elif kind == MIN:
+        for _ in range(n):
+            if cells[at] < into[to] or into[to] != into[to]:
+                into[to] = cells[at]
+            at -= step
+    elif kind == MAX:
+        for _ in range(n):
+            if cells[at] > into[to] or into[to] != into[to]:
+                into[to] = cells[at]
+            at -= step
+    elif kind == LAST or kind == SEEN:
+        _merge_newest(kind, into, to, cells, at, step, n)
+    elif kind == BITS:
+        for _ in range(n):
+            for j in range(4):
+                into_bits[to + j] |= bits[at + j]
+            at -= step
 
 
-@njit(cache=True, error_model="numpy")
+@njit(error_model="numpy")
 def result_of(result, cells, bits, at, at_ms):  # type: ignore[no-untyped-def]
     """The feature's value: NaN where there is nothing to say, 0 for counts and sums of nothing."""
+    value = cells[at]
     if result == R_MEAN:  # a count and a sum stand side by side
-        return cells[at + 1] / cells[at] if cells[at] > 0.0 else np.nan
-    if result == R_STD:
-        return math.sqrt(max(cells[at + 2], 0.0) / (cells[at] - 1.0)) if cells[at] > 1.0 else np.nan
-    if result == R_LAST:
-        return cells[at + 1]
-    if result == R_SINCE:
-        return (at_ms - cells[at]) / 1000.0
-    if result == R_DISTINCT:
-        zeros = N_BITS
-        for j in range(4):
-            zeros -= _ones(bits[at + j])
-        return N_BITS * math.log(N_BITS / max(zeros, 1))
-    return cells[at]
+        value = cells[at + 1] / cells[at] if cells[at] > 0.0 else np.nan
+    elif result == R_STD:
+        value = math.sqrt(max(cells[at + 2], 0.0) / (cells[at] - 1.0)) if cells[at] > 1.0 else np.nan
+    elif result == R_LAST:
+        value = cells[at + 1]
+    elif result == R_SINCE:
+        value = (at_ms - cells[at]) / 1000.0
+    elif result == R_DISTINCT:
+        value = DISTINCT_OF_ONES[_ones(bits[at]) + _ones(bits[at + 1]) + _ones(bits[at + 2]) + _ones(bits[at + 3])]
+    return value if value == value else np.nan  # one NaN, whatever made it
+
+
+@njit(error_model="numpy")
+def _merge_moments(into, to, cells, at):  # type: ignore[no-untyped-def]
+    """Chan, Golub, LeVeque 1979; the first one is copied, so that huge values do not overflow against nothing."""
+    if cells[at] == 0.0:
+        return
+    if into[to] == 0.0:
+        for j in range(3):
+            into[to + j] = cells[at + j]
+        return
+    n = into[to] + cells[at]
+    difference = cells[at + 1] - into[to + 1]
+    into[to + 1] += difference * (cells[at] / n)
+    into[to + 2] += cells[at + 2] + difference * difference * (into[to] * cells[at] / n)
+    into[to] = n
+
+
+@njit(error_model="numpy")
+def _merge_newest(kind, into, to, cells, at, step, n):  # type: ignore[no-untyped-def]
+    """The first tile with a value has the newest one: event times of tiles do not overlap."""
+    for _ in range(n):
+        if into[to] == into[to]:
+            return
+        into[to] = cells[at]
+        if kind == LAST:
+            into[to + 1] = cells[at + 1]
+        at -= step
+
+
+@njit
+def _bit_of(value, value_bits):  # type: ignore[no-untyped-def]
+    """Which of the 256 bits a value sets; 0.0 and -0.0 are one value."""
+    return np.int64(mix(np.uint64(value_bits if value != 0.0 else 0)) & np.uint64(N_BITS - 1))
+
+
+@njit
+def _ones(word):  # type: ignore[no-untyped-def]
+    """How many bits of an int64 are set."""
+    w = np.uint64(word)
+    w -= (w >> np.uint64(1)) & np.uint64(0x5555555555555555)
+    w = (w & np.uint64(0x3333333333333333)) + ((w >> np.uint64(2)) & np.uint64(0x3333333333333333))
+    w = (w + (w >> np.uint64(4))) & np.uint64(0x0F0F0F0F0F0F0F0F)
+    return np.int64((w * np.uint64(0x0101010101010101)) >> np.uint64(56))
 
 
 @dataclass(frozen=True)
@@ -158,9 +195,9 @@ class Aggregate:
         return cells
 
     def add(self, state: Cells, value: float, at_ms: int = 0) -> Cells:
-        """State with one more value; for Distinct the value is a 64-bit hash given as an int."""
+        """State with one more value."""
         cells = state.copy()
-        bits = np.array([value]).astype(np.int64 if isinstance(value, int) else np.float64).view(np.int64)[0]
+        bits = np.array([value], np.float64).view(np.int64)[0]
         for kind, at in self._cells():
             add_cells(kind, cells, cells.view(np.int64), at, float(value), bits, float(at_ms))
         return cells
@@ -169,7 +206,7 @@ class Aggregate:
         """State of both tiles; the newer tile stands first."""
         cells = newer.copy()
         for kind, at in self._cells():
-            merge_cells(kind, cells, cells.view(np.int64), at, older, older.view(np.int64), at)
+            merge_run(kind, cells, cells.view(np.int64), at, older, older.view(np.int64), at, 0, 1)
         return cells
 
     def result(self, state: Cells, at_ms: int = 0) -> float:

@@ -21,27 +21,28 @@ U1 = NDArray[np.uint8]
 _SEED, _PRIME = 0xCBF29CE484222325, 0x100000001B3
 
 
-@njit(cache=True)
-def _hash_text(data, offsets, seed, out):  # type: ignore[no-untyped-def]
-    for i in range(out.shape[0]):
-        h = np.uint64(_SEED) ^ np.uint64(seed)
-        for j in range(offsets[i], offsets[i + 1]):
-            h = (h ^ np.uint64(data[j])) * np.uint64(_PRIME)
-        out[i] = np.int64(_mix(h))
-
-
-@njit(cache=True)
-def _mix(h):  # type: ignore[no-untyped-def]
+@njit
+def mix(h):  # type: ignore[no-untyped-def]
+    """murmur3's finish: every bit of a uint64 stirs every other."""
     h = (h ^ (h >> np.uint64(33))) * np.uint64(0xFF51AFD7ED558CCD)
     h = (h ^ (h >> np.uint64(33))) * np.uint64(0xC4CEB9FE1A85EC53)
     return h ^ (h >> np.uint64(33))
 
 
 @njit(cache=True)
+def _hash_text(data, offsets, seed, out):  # type: ignore[no-untyped-def]
+    for i in range(out.shape[0]):
+        h = np.uint64(_SEED) ^ np.uint64(seed)
+        for j in range(offsets[i], offsets[i + 1]):
+            h = (h ^ np.uint64(data[j])) * np.uint64(_PRIME)
+        out[i] = np.int64(mix(h))
+
+
+@njit(cache=True)
 def _combine(into, more):  # type: ignore[no-untyped-def]
     for i in range(into.shape[0]):
         h = np.uint64(into[i]) * np.uint64(_PRIME) ^ np.uint64(more[i])
-        into[i] = np.int64(_mix(h))
+        into[i] = np.int64(mix(h))
 
 
 @njit(cache=True)

@@ -17,10 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from riskflow import windows as kernel
-from riskflow.aggregates import NAN_BITS, Distinct
 from riskflow.columns import Columns, Text, combined_hash, n_rows, take
 from riskflow.declare import CATEGORY, TEXT
-from riskflow.plan import Plan, Stage
+from riskflow.plan import DISTINCT_OF, Plan, Stage
 
 KIND, ID, TIME, DEGRADED = "_kind", "_id", "at_ms", "_degraded"
 
@@ -179,28 +178,21 @@ def _identity(plan: Plan, stage: Stage, rows: Columns) -> dict[str, NDArray[np.i
 def _observed(plan: Plan, stage: Stage, rows: Columns) -> NDArray[np.float64]:
     n = n_rows(rows)
     matrix = np.full((len(stage.observed), n), np.nan)
-    counted = {r.field for r in stage.reads if isinstance(r.aggregate, Distinct)}
     for j, name in enumerate(stage.observed[: len(stage.observed) - len(stage.marks)]):
         if name == "events":
             matrix[j] = 1.0
-        elif name in counted:
-            matrix[j] = _hashed(plan, name, rows[name]).view(np.float64)
-        elif name in plan.fields and plan.fields[name].kind == CATEGORY:
-            matrix[j] = rows[name]
+        elif name.startswith(DISTINCT_OF):
+            matrix[j] = _hashed(rows[name.removeprefix(DISTINCT_OF)])
         else:
             matrix[j] = rows[name]
     return matrix
 
 
-def _hashed(plan: Plan, name: str, column: Any) -> NDArray[np.int64]:
+def _hashed(column: Any) -> NDArray[np.float64]:
+    """Text and categories as whole numbers that a float64 holds; NaN for what is missing."""
     if isinstance(column, Text):
-        out = column.hashes()
-        out[column.missing()] = NAN_BITS
-        return out
-    out = combined_hash([column])
-    missing = column < 0 if column.dtype.kind == "i" else np.isnan(column)
-    out[missing] = NAN_BITS
-    return out
+        return np.where(column.missing(), np.nan, column.hashes() & (2**52 - 1))
+    return np.where(column < 0, np.nan, column)
 
 
 def empty_field(kind: str, n: int) -> Any:

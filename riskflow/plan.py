@@ -23,6 +23,7 @@ from riskflow.usecase import UseCase, parameters
 FIELD, WINDOW, MARK, CALCULATION, MODEL = "field", "window", "mark", "calculation", "model"
 TIME = "at_ms"  # event time, known to every calculation and mark
 RESERVED = frozenset({TIME, "events"})
+DISTINCT_OF = "distinct "  # before a field's name in Stage.observed: hashes of its values
 ANY_FEED = frozenset({"*"})
 
 
@@ -65,7 +66,7 @@ class Stage:
     mark_calls: tuple[kernel.MarkCall, ...]
 
     @cached_property
-    def loop(self) -> Callable[..., None]:
+    def loop(self) -> kernel.Loop:
         """The compiled loop; compiled at first use, from the cache after."""
         return kernel.make_loop(self.mark_calls, home_folder() / "kernels")
 
@@ -378,8 +379,8 @@ class _Builder:
 
         def expression(name: str) -> str:
             if name == TIME:
-                return "at_ms[i]"
-            return f"reads[{reads.index(name)}, i]" if name in reads else f"observed[{observed.index(name)}, i]"
+                return "t"
+            return f"reads[i, {reads.index(name)}]" if name in reads else f"observed[{observed.index(name)}, i]"
 
         return tuple(
             kernel.MarkCall(
@@ -483,7 +484,7 @@ class _LayoutMaker:
     ) -> None:
         self.feeds = [f.name for f in usecase.feeds]
         self.nodes, self.reads = nodes, reads
-        given = [r.field for r in reads if r.field not in marks]
+        given = [self.column(r) for r in reads if r.field not in marks]
         own = {r.name for r in reads}
         inputs = [
             i for m in marks.values() for i in parameters(m.function) if i not in own and i not in marks and i != TIME
@@ -493,9 +494,9 @@ class _LayoutMaker:
         for read in sorted(reads, key=lambda r: (self.feeds.index(r.feed), kernel.tile_ms(r.window_ms))):
             cells = self.rings.setdefault((self.feeds.index(read.feed), kernel.tile_ms(read.window_ms)), {})
             for kind in self._kinds(read):
-                cells.setdefault((read.field, kind), 0)
+                cells.setdefault((self.column(read), kind), 0)
         for cells in self.rings.values():
-            at = 0
+            at = 1  # cell 0 is the tile's number
             for key in sorted(cells):
                 cells[key] = at
                 at += WIDTH[key[1]]
@@ -507,39 +508,54 @@ class _LayoutMaker:
         return repr((kernel.VERSION, self.rings, lengths, prints, kernel.TILES_MS))
 
     def layout(self, keeps_ids: bool) -> kernel.Layout:
-        ops = [(kind, at, self.observed.index(f)) for r in self.rings.values() for (f, kind), at in sorted(r.items())]
-        spans, results, ring_span, span_res = [], [], [0], [0]
-        for ring in self.rings:
+        rings, ops, spans, results = [], [], [], []
+        for ring, cells in self.rings.items():
             mine = [(j, r) for j, r in enumerate(self.reads) if self._ring(r) == ring]
-            for window in sorted({r.window_ms for _, r in mine}):
-                spans.append(window)
-                results += [self._result(ring, j, r) for j, r in mine if r.window_ms == window]
-                span_res.append(len(results))
-            ring_span.append(len(spans))
-        i8 = lambda values: np.array(list(values), np.int64)  # noqa: E731 - a local shorthand for fifteen arrays
-        ring_ops = np.cumsum([0, *(len(r) for r in self.rings.values())])
-        widths = [sum(WIDTH[k] for _, k in r) for r in self.rings.values()]
-        return kernel.Layout(
-            i8(k for k, _ in self.rings), i8(t for _, t in self.rings), i8(map(self._length, self.rings)), i8(widths),
-            i8(ring_ops), i8(ring_span), i8(o[0] for o in ops), i8(o[1] for o in ops), i8(o[2] for o in ops),
-            i8(spans), i8(span_res), i8(r[0] for r in results), i8(r[1] for r in results), i8(r[2] for r in results),
-            keeps_ids,
-        )  # fmt: skip
+            lengths = sorted({r.window_ms for _, r in mine})
+            first_op, first_span = len(ops), len(spans)
+            for (column, kind), at in sorted(cells.items(), key=lambda c: c[1]):
+                ops.append((kind, at, self.observed.index(column), first_span + self._spans(column, kind, mine)))
+            for ms in lengths:
+                first = len(results)
+                results += [self._result(cells, j, r) for j, r in mine if r.window_ms == ms]
+                spans.append((ms // ring[1], ms % ring[1], first, len(results)))
+            rings.append(
+                (*ring, self._length(ring), _width(cells), first_op, len(ops), first_span, len(spans)),
+            )
+        return kernel.Layout(*(_table(t) for t in (rings, ops, spans, results)), keeps_ids)
+
+    def _spans(self, column: str, kind: int, mine: list[tuple[int, WindowRead]]) -> int:
+        """How many of the ring's windows need these cells: up to the longest that does."""
+        longest = max(r.window_ms for _, r in mine if self.column(r) == column and kind in self._kinds(r))
+        return len({r.window_ms for _, r in mine if r.window_ms <= longest})
 
     def _ring(self, read: WindowRead) -> tuple[int, int]:
         return self.feeds.index(read.feed), kernel.tile_ms(read.window_ms)
 
     def _length(self, ring: tuple[int, int]) -> int:
-        return max(r.window_ms for r in self.reads if self._ring(r) == ring) // ring[1] + 1
+        return kernel.ring_length(max(r.window_ms for r in self.reads if self._ring(r) == ring))
 
-    def _result(self, ring: tuple[int, int], column: int, read: WindowRead) -> tuple[int, int, int]:
-        return read.aggregate.result_kind, self.rings[ring][read.field, self._kinds(read)[0]], column
+    def _result(self, cells: dict[tuple[str, int], int], column: int, read: WindowRead) -> tuple[int, int, int]:
+        return read.aggregate.result_kind, cells[self.column(read), self._kinds(read)[0]], column
+
+    def column(self, read: WindowRead) -> str:
+        """The row of `observed` that a window reads: text and categories are counted by their hash."""
+        hashed = read.field not in self.nodes or self.nodes[read.field].type.kind in (TEXT, CATEGORY)
+        return DISTINCT_OF + read.field if hashed and isinstance(read.aggregate, Distinct) else read.field
 
     def _kinds(self, read: WindowRead) -> tuple[int, ...]:
         flag = read.field in self.nodes and self.nodes[read.field].type.kind == FLAG
         if isinstance(read.aggregate, Count) and flag:
             return (SUM,)
         return read.aggregate.kinds
+
+
+def _width(cells: Mapping[tuple[str, int], int]) -> int:
+    return 1 + sum(WIDTH[kind] for _, kind in cells)
+
+
+def _table(rows: list[tuple[int, ...]]) -> kernel.I8:
+    return np.array(rows, np.int64)
 
 
 def _near(name: str, known: set[str]) -> str:

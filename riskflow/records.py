@@ -1,0 +1,260 @@
+"""The bytes of a record: what is known about one entity, packed. Lossless and canonical: equal states are equal bytes.
+
+    version | ids: how many, then 10 bytes each (first entity only) | for each ring: tiles, size in bytes, tiles
+
+A tile is its distance from the one before and its cells. A cell is a varint whose two low bits say what follows: 0 an
+integer, 1 eight raw bytes, 2 as the cell before (0) or NaN (1), 3 hundredths. Most cells of quiet entities need one to
+three bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+F8 = NDArray[np.float64]
+I8 = NDArray[np.int64]
+U1 = NDArray[np.uint8]
+
+VERSION = 1
+IDS = 32  # ids that an entity remembers, to know a duplicate
+BASE, ROOM, LO, HI = range(4)  # columns of `place`
+_BYTES_A_NUMBER = 10  # no varint and no cell is longer
+_ID_BYTES = 10
+_NAN_BITS = int(np.array([np.nan]).view(np.int64)[0])
+_AS_BEFORE, _NAN = 2, 6
+
+
+def unpack_into(
+    packed: Sequence[bytes], widths: I8, rows: I8, keeps_ids: bool
+) -> tuple[I8, F8, tuple[I8, I8, I8]]:
+    """(place, data, ids) of records with room for rows[slot, ring] more tiles each; see windows.States."""
+    data, starts = _joined(packed)
+    used = np.zeros(rows.size, np.int64)
+    _count_tiles(data, starts, len(widths), keeps_ids, used)
+    place = np.zeros((rows.size, 4), np.int64)
+    place[:, ROOM] = used + rows.reshape(-1)
+    sizes = place[:, ROOM] * np.tile(widths, len(packed))
+    np.cumsum(sizes[:-1], out=place[1:, BASE])
+    cells = np.empty(int(sizes.sum()) + 1)
+    slots = len(packed) if keeps_ids else 0
+    ids = np.zeros((slots, IDS), np.int64), np.zeros((slots, IDS), np.int64), np.zeros(slots, np.int64)
+    _unpack(data, starts, widths, keeps_ids, place, cells, cells.view(np.int64), *ids)
+    return place, cells, ids
+
+
+def pack_from(place: I8, data: F8, ids: tuple[I8, I8, I8], widths: I8, keeps_ids: bool) -> list[bytes]:
+    """The packed records of all slots, in order."""
+    slots = len(place) // len(widths)
+    used = (place[:, HI] - place[:, LO]).reshape(slots, len(widths)) * (widths * _BYTES_A_NUMBER)
+    a_slot = 1 + _BYTES_A_NUMBER * (1 + 2 * len(widths)) + (_ID_BYTES * IDS if keeps_ids else 0)
+    out, ends = np.empty(int(used.sum()) + slots * a_slot, np.uint8), np.empty(slots, np.int64)
+    _pack(place, data, data.view(np.int64), *ids, widths, keeps_ids, out, ends)
+    bounds = [0, *ends.tolist()]
+    whole = out[: bounds[-1]].tobytes()
+    return [whole[a:b] for a, b in zip(bounds, bounds[1:], strict=False)]
+
+
+def _joined(packed: Sequence[bytes]) -> tuple[U1, I8]:
+    for record in packed:
+        if record and record[0] != VERSION:
+            raise ValueError(f"packed record of version {record[0]}, this code reads {VERSION}: run `riskflow rebuild`")
+    starts = np.zeros(len(packed) + 1, np.int64)
+    np.cumsum(np.fromiter(map(len, packed), np.int64, len(packed)), out=starts[1:])
+    return np.frombuffer(b"".join(packed) or b"\0", np.uint8), starts
+
+
+# ---- numbers ---------------------------------------------------------------------------------------------------------
+
+
+@njit
+def _put_varint(out, at, value):  # type: ignore[no-untyped-def]
+    v = np.uint64(value)
+    while v >= np.uint64(128):
+        out[at] = np.uint8((v & np.uint64(127)) | np.uint64(128))
+        v >>= np.uint64(7)
+        at += 1
+    out[at] = np.uint8(v)
+    return at + 1
+
+
+@njit
+def _get_varint(data, at):  # type: ignore[no-untyped-def]
+    b = np.uint64(data[at])
+    at += 1
+    v = b & np.uint64(127)
+    shift = np.uint64(7)
+    while b >= np.uint64(128):
+        b = np.uint64(data[at])
+        at += 1
+        v |= (b & np.uint64(127)) << shift
+        shift += np.uint64(7)
+    return np.int64(v), at
+
+
+@njit
+def _put_raw(out, at, bits):  # type: ignore[no-untyped-def]
+    v = np.uint64(bits)
+    for j in range(8):
+        out[at + j] = np.uint8((v >> np.uint64(8 * j)) & np.uint64(255))
+    return at + 8
+
+
+@njit
+def _get_raw(data, at):  # type: ignore[no-untyped-def]
+    v = np.uint64(0)
+    for j in range(8):
+        v |= np.uint64(data[at + j]) << np.uint64(8 * j)
+    return np.int64(v), at + 8
+
+
+@njit
+def _zigzag(value):  # type: ignore[no-untyped-def]
+    return (value << 1) ^ (value >> 63)
+
+
+@njit
+def _put_cell(out, at, cells, bits, i, first):  # type: ignore[no-untyped-def]
+    value = cells[i]
+    if i > first and bits[i] == bits[i - 1]:
+        return _put_varint(out, at, _AS_BEFORE)
+    if 0.0 <= value < 1e15 and bits[i] >= 0:  # not -0.0
+        whole = np.int64(value)
+        if float(whole) == value:
+            return _put_varint(out, at, whole << 2)
+        hundredths = np.int64(value * 100.0 + 0.5)
+        if hundredths / 100.0 == value:
+            return _put_varint(out, at, hundredths << 2 | 3)
+    if bits[i] == _NAN_BITS:
+        return _put_varint(out, at, _NAN)
+    out[at] = 1
+    return _put_raw(out, at + 1, bits[i])
+
+
+@njit
+def _get_cell(data, at, cells, bits, i):  # type: ignore[no-untyped-def]
+    v, at = _get_varint(data, at)
+    how = v & 3
+    if how == 0:
+        cells[i] = float(v >> 2)
+    elif how == 1:
+        bits[i], at = _get_raw(data, at)
+    elif how == 3:
+        cells[i] = (v >> 2) / 100.0
+    elif v == _AS_BEFORE:
+        bits[i] = bits[i - 1]
+    else:
+        bits[i] = _NAN_BITS
+    return at
+
+
+# ---- records ---------------------------------------------------------------------------------------------------------
+
+
+@njit(cache=True)
+def _count_tiles(data, starts, rings, keeps_ids, used):  # type: ignore[no-untyped-def]
+    """First pass of unpacking: used[slot * rings + ring]. Each ring says its length in bytes, so it is passed over."""
+    for e in range(starts.shape[0] - 1):
+        at = starts[e]
+        if at == starts[e + 1]:
+            continue
+        at += 1
+        if keeps_ids:
+            n, at = _get_varint(data, at)
+            at += _ID_BYTES * min(n, IDS)
+        for r in range(rings):
+            n, at = _get_varint(data, at)
+            size, at = _get_varint(data, at)
+            used[e * rings + r] = n
+            at += size
+
+
+@njit(cache=True)
+def _unpack(data, starts, widths, keeps_ids, place, cells, bits, ids, checks, n_ids):  # type: ignore[no-untyped-def]
+    rings = widths.shape[0]
+    for e in range(starts.shape[0] - 1):
+        at = starts[e]
+        if at == starts[e + 1]:
+            continue
+        at += 1
+        if keeps_ids:
+            at = _get_ids(data, at, e, ids, checks, n_ids)
+        for r in range(rings):
+            x = e * rings + r
+            place[x, HI], at = _get_varint(data, at)
+            _, at = _get_varint(data, at)
+            tile = np.int64(0)
+            i = place[x, BASE]
+            for _ in range(place[x, HI]):
+                step, at = _get_varint(data, at)
+                tile += (step >> 1) ^ -(step & 1)
+                bits[i] = tile
+                for k in range(i + 1, i + widths[r]):
+                    at = _get_cell(data, at, cells, bits, k)
+                i += widths[r]
+
+
+@njit(cache=True)
+def _pack(place, cells, bits, ids, checks, n_ids, widths, keeps_ids, out, ends):  # type: ignore[no-untyped-def]
+    rings = widths.shape[0]
+    largest = 1
+    for x in range(place.shape[0]):
+        largest = max(largest, (place[x, HI] - place[x, LO]) * widths[x % rings])
+    scratch = np.empty(largest * _BYTES_A_NUMBER, np.uint8)
+    at = 0
+    for e in range(ends.shape[0]):
+        out[at] = VERSION
+        at += 1
+        if keeps_ids:
+            at = _put_ids(out, at, e, ids, checks, n_ids)
+        for r in range(rings):
+            x = e * rings + r
+            size = _put_ring(scratch, place, x, widths[r], cells, bits)
+            at = _put_varint(out, at, place[x, HI] - place[x, LO])
+            at = _put_varint(out, at, size)
+            for j in range(size):
+                out[at + j] = scratch[j]
+            at += size
+        ends[e] = at
+
+
+@njit
+def _put_ring(out, place, x, width, cells, bits):  # type: ignore[no-untyped-def]
+    at = 0
+    before = np.int64(0)
+    for j in range(place[x, LO], place[x, HI]):
+        i = place[x, BASE] + j * width
+        at = _put_varint(out, at, _zigzag(bits[i] - before))
+        before = bits[i]
+        for k in range(i + 1, i + width):
+            at = _put_cell(out, at, cells, bits, k, i + 1)
+    return at
+
+
+@njit
+def _get_ids(data, at, e, ids, checks, n_ids):  # type: ignore[no-untyped-def]
+    n, at = _get_varint(data, at)
+    n_ids[e] = n
+    for j in range(max(0, n - IDS), n):
+        ids[e, j % IDS], at = _get_raw(data, at)
+        checks[e, j % IDS] = np.int64(data[at]) | np.int64(data[at + 1]) << 8
+        at += 2
+    return at
+
+
+@njit
+def _put_ids(out, at, e, ids, checks, n_ids):  # type: ignore[no-untyped-def]
+    """Only n modulo 32 matters for what comes next, so a long life does not grow the number."""
+    n = n_ids[e]
+    if n >= 2 * IDS:
+        n = IDS + n % IDS
+    at = _put_varint(out, at, n)
+    for j in range(max(0, n - IDS), n):
+        at = _put_raw(out, at, ids[e, j % IDS])
+        out[at] = np.uint8(checks[e, j % IDS] & 255)
+        out[at + 1] = np.uint8(checks[e, j % IDS] >> 8 & 255)
+        at += 2
+    return at

@@ -40,10 +40,10 @@ def prepare(home: Path, port: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     settings = load()
     users = {settings.airflow_user: settings.airflow_password.get_secret_value()}
-    _write_private(folder / "passwords.json", json.dumps(users))
+    write_private(folder / "passwords.json", json.dumps(users))
     if not (folder / "secrets.json").exists():
-        keys = {name: base64.urlsafe_b64encode(secrets.token_bytes(32)).decode() for name in SECRETS}
-        _write_private(folder / "secrets.json", json.dumps(keys))
+        keys = {name: new_key() for name in SECRETS}
+        write_private(folder / "secrets.json", json.dumps(keys))
     _migrate(home, port)
 
 
@@ -139,7 +139,12 @@ def _keep_copy(database: Path) -> None:
     fresh.replace(target)
 
 
-def _write_private(path: Path, text: str) -> None:
+def new_key() -> str:
+    """32 random bytes in the form that Fernet wants and the others accept."""
+    return base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()
+
+
+def write_private(path: Path, text: str) -> None:
     path.touch(mode=0o600)
     path.write_text(text)
 

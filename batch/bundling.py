@@ -1,0 +1,139 @@
+"""Makes bundles: exports models, works out what they need, and notes what the golden rows must give."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from batch.export import to_onnx
+from riskflow.bundle import EXPECTED, GOLDEN, Bundle, check_golden
+from riskflow.columns import Columns, encode, n_rows, take
+from riskflow.declare import CATEGORY, TEXT
+from riskflow.plan import MODEL, TIME, Plan
+from riskflow.policy import SCORE, Numbers, rule_conditions
+from riskflow.scoring import Scorer
+from riskflow.settings import PROJECT
+
+MOST_GOLDEN_ROWS = 64
+
+
+def build_bundle(
+    plan: Plan,
+    *,
+    models: Mapping[str, Any],
+    policy_numbers: Numbers,
+    golden_columns: Columns | None = None,
+    calibration: Mapping[str, Sequence[float]] | None = None,
+    dictionaries: Mapping[str, Sequence[str]] | None = None,
+    reference: Mapping[str, float | None] | None = None,
+    profile: Mapping[str, Any] | None = None,
+    metrics: Mapping[str, Any] | None = None,
+    data: Mapping[str, Any] | None = None,
+    version: int = 1,
+    parent: int | None = None,
+) -> Bundle:
+    """An unsigned bundle, its golden rows checked. models: name -> fitted estimator or ONNX bytes, all layers.
+
+    A model's inputs are those of the plan, in the plan's order. The registry gives the final version when it publishes.
+    """
+    order = [name for name in plan.models if name in models]
+    if set(order) != set(models):
+        raise ValueError(f"models that the plan does not have: {sorted(set(models) - set(order))}")
+    layers = [{"name": n, "inputs": list(plan.model_inputs(n)), "file": f"{n}.onnx"} for n in order]
+    files = {f"{n}.onnx": _onnx(plan, n, models[n]) for n in order}
+    sections = {
+        "usecase": plan.name, "version": version, "parent": parent, "code": code_version(), "created_at": _now(),
+        "models": layers, "needed": needed(plan, layers, policy_numbers), "policy": policy_numbers,
+        "calibration": calibration, "dictionaries": dictionaries or {}, "reference": reference or {},
+        "profile": profile or {}, "metrics": metrics or {}, "data": data or {},
+    }  # fmt: skip
+    bare = Bundle.of(plain(sections), files)
+    if golden_columns is None:
+        return bare
+    return _with_golden(plan, bare, plain(sections), files, golden_columns)
+
+
+def _with_golden(
+    plan: Plan, bare: Bundle, sections: dict[str, Any], files: dict[str, bytes], columns: Columns
+) -> Bundle:
+    scorer = Scorer(plan, bare)
+    rows = golden_rows({name: columns[name] for name in scorer.columns}, scorer)
+    golden = {GOLDEN: encode(rows, {}), EXPECTED: encode(scorer.golden(rows), {})}
+    bundle = Bundle.of(sections, {**files, **golden})
+    check_golden(Scorer(plan, bundle))
+    return bundle
+
+
+def golden_rows(columns: Columns, scorer: Scorer) -> Columns:
+    """Up to 64 of the rows: half those with the highest scores, so that reasons are tried too, half spread evenly."""
+    n = n_rows(columns)
+    if n <= MOST_GOLDEN_ROWS:
+        return columns
+    half = MOST_GOLDEN_ROWS // 2
+    highest = np.argsort(-scorer.score(columns).score, kind="stable")[:half]
+    rest = np.setdiff1d(np.arange(n), highest)
+    spread = rest[np.linspace(0, len(rest) - 1, half).astype(np.int64)]
+    return take(columns, np.sort(np.concatenate([highest, spread])))
+
+
+def needed(plan: Plan, layers: Iterable[Mapping[str, Any]], policy_numbers: Numbers) -> dict[str, str]:
+    """Fields and features that these models and rules use, directly or through others, with their fingerprints."""
+    todo = [i for layer in layers for i in layer["inputs"]]
+    todo += [n for condition in rule_conditions(policy_numbers, plan) for n in condition.names if n != SCORE]
+    found: dict[str, str] = {}
+    while todo:
+        node = plan.nodes[todo.pop()]
+        if node.name not in found and node.what != MODEL and node.name != TIME:
+            found[node.name] = node.fingerprint
+            todo += [i for i in node.inputs if i in plan.nodes]
+    return dict(sorted(found.items()))
+
+
+def usual_values(plan: Plan, values: Mapping[str, Any], genuine: Any) -> dict[str, float | None]:
+    """What is usual for each model input: the median over genuine rows, the most frequent code of a category."""
+    return {name: _usual(plan, name, np.asarray(column)[genuine]) for name, column in values.items()}
+
+
+def _usual(plan: Plan, name: str, column: Any) -> float | None:
+    if plan.nodes[name].type.kind in (CATEGORY, TEXT):
+        codes, counts = np.unique(column, return_counts=True)
+        return float(codes[counts.argmax()]) if len(codes) else None
+    known = column[~np.isnan(column)]
+    return float(np.median(known)) if len(known) else None
+
+
+def plain(value: Any) -> Any:
+    """The same as JSON can say it: arrays as lists, numpy numbers as numbers, NaN and infinity as null."""
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, np.ndarray):
+        return plain(value.tolist())
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    if isinstance(value, np.generic):
+        return plain(value.item())
+    return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
+def _onnx(plan: Plan, name: str, model: Any) -> bytes:
+    return model if isinstance(model, bytes) else to_onnx(model, len(plan.model_inputs(name)))
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+@lru_cache
+def code_version() -> str:
+    """The commit of this checkout; `unknown` outside one."""
+    import subprocess
+
+    try:
+        asked = ["git", "-C", str(PROJECT), "rev-parse", "--short=12", "HEAD"]
+        return subprocess.run(asked, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"

@@ -1,0 +1,38 @@
+"""scikit-learn estimators as ONNX, and how far the two are apart."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from riskflow.errors import RiskflowError
+from riskflow.scoring import session_of
+
+OPSET = {"": 17, "ai.onnx.ml": 3}
+INPUT = "X"
+
+
+def to_onnx(estimator: Any, inputs: int) -> bytes:
+    """A fitted binary classifier (or pipeline that ends in one) on a float32 matrix with so many columns."""
+    from skl2onnx import convert_sklearn
+    from skl2onnx.common.data_types import FloatTensorType
+
+    if list(getattr(estimator, "classes_", [])) not in ([0, 1], [False, True]):
+        raise RiskflowError(f"{type(estimator).__name__} has the classes {getattr(estimator, 'classes_', None)}, not 0 and 1")
+    model = convert_sklearn(
+        estimator,
+        initial_types=[(INPUT, FloatTensorType([None, inputs]))],
+        target_opset=OPSET,
+        options={id(estimator): {"zipmap": False}},
+    )
+    content: bytes = model.SerializeToString()
+    return content
+
+
+def onnx_parity(estimator: Any, onnx_bytes: bytes, matrix: Any) -> float:
+    """The largest absolute difference between both probabilities of class 1 on a matrix (cast to float32 for both)."""
+    matrix = np.ascontiguousarray(matrix, np.float32)
+    session = session_of(onnx_bytes, "exported model")
+    got = session.run([session.get_outputs()[-1].name], {INPUT: matrix})[0][:, 1]
+    return float(np.abs(got.astype(np.float64) - estimator.predict_proba(matrix)[:, 1]).max())

@@ -1,0 +1,89 @@
+"""YAML files with a declared shape: an error names the file, the line, what was found and the fix."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import msgspec
+import yaml
+
+from riskflow.errors import DeclarationError
+
+T = TypeVar("T")
+Lines = dict[str, int]  # "$.rules[0].when" -> line, from 1
+
+
+def read_typed(path: Path, shape: type[T]) -> tuple[T, Lines]:
+    """The file as `shape` (a msgspec Struct), and the line of each of its values."""
+    lines: Lines = {}
+    data = _data(path, lines)
+    try:
+        return msgspec.convert(data, shape), lines
+    except msgspec.ValidationError as error:
+        _refuse(path, lines, str(error), shape)
+
+
+def where(path: Path, lines: Lines, place: str) -> str:
+    """`policy.yaml, line 7, rules[0].when`: the nearest line that is known for the place."""
+    known = place
+    while known not in lines and known != "$":
+        known = re.sub(r"(\.[^.\[]*|\[[^\]]*\])$", "", known)
+    name = place.removeprefix("$").removeprefix(".")
+    return f"{path.name}, line {lines.get(known, 1)}" + (f", {name}" if name else "")
+
+
+def _data(path: Path, lines: Lines) -> Any:
+    try:
+        root = yaml.compose(path.read_text(encoding="utf-8"), yaml.SafeLoader)
+    except OSError as error:
+        raise DeclarationError(path.name, f"cannot be read ({error.strerror})", f"Write {path}") from None
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise DeclarationError(f"{path.name}, line {line}", f"is not YAML ({error.problem})", "Mend the line") from None
+    return _plain(path, root, "$", lines) if root is not None else {}
+
+
+def _plain(path: Path, node: Any, place: str, lines: Lines) -> Any:
+    lines[place] = node.start_mark.line + 1
+    if isinstance(node, yaml.SequenceNode):
+        return [_plain(path, child, f"{place}[{i}]", lines) for i, child in enumerate(node.value)]
+    if not isinstance(node, yaml.MappingNode):
+        return yaml.SafeLoader("").construct_object(node)
+    out: dict[Any, Any] = {}
+    for key, child in node.value:
+        if key.value in out:
+            raise DeclarationError(where(path, lines, place), f"has {key.value!r} twice", "Keep one of them")
+        lines[f"{place}.{key.value}"] = key.start_mark.line + 1
+        out[key.value] = _plain(path, child, f"{place}.{key.value}", lines)
+    return out
+
+
+def _refuse(path: Path, lines: Lines, message: str, shape: type) -> NoReturn:
+    found, _, place = message.partition(" - at `")
+    place = place.rstrip("`") or "$"
+    unknown = re.search(r"unknown field `(.*)`", found)
+    if unknown:
+        place = f"{place}.{unknown[1]}"
+    raise DeclarationError(where(path, lines, place), found[0].lower() + found[1:], _fix(unknown, shape)) from None
+
+
+def _fix(unknown: re.Match[str] | None, shape: type) -> str:
+    if not unknown:
+        return "Give it what is expected"
+    names = sorted(_names(shape, set()))
+    near = difflib.get_close_matches(unknown[1], names, 2, 0.5)
+    return f"Did you mean {' or '.join(near)}" if near else f"Known words: {', '.join(names)}"
+
+
+def _names(shape: Any, seen: set[Any]) -> set[str]:
+    """Every field name of a Struct and of the Structs in it."""
+    if shape in seen:
+        return set()
+    seen.add(shape)
+    if not (isinstance(shape, type) and issubclass(shape, msgspec.Struct)):
+        return set().union(*(_names(a, seen) for a in getattr(shape, "__args__", ())))
+    fields = msgspec.structs.fields(shape)
+    return {f.encode_name for f in fields}.union(*(_names(f.type, seen) for f in fields))

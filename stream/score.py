@@ -12,10 +12,11 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from riskflow.columns import Columns, Text, n_rows, take
+from riskflow.columns import Columns, n_rows, take
 from riskflow.evaluate import DEGRADED, ID, KIND, TIME
 from riskflow.names import Names
 from riskflow.plan import Plan
+from riskflow.policy import ACTIONS
 from riskflow.scoring import Scored
 from riskflow.state import INTAKE_LOG, INTAKE_PARTITION, ROW_BITS, log_columns, source_name
 from stream import blocks, metrics
@@ -68,8 +69,8 @@ class Score:
             await reject_row(self.plan, self.names, events, int(row), "no_score", detail, "score", outbox)
         records = list(self._messages(events, scored, live))
         metrics_of = metrics.EVENTS_SCORED.labels
-        for action, count in zip(*np.unique(scored.actions, return_counts=True), strict=True):
-            metrics_of(self.plan.name, str(action)).inc(int(count))
+        for action, count in zip(*np.unique(scored.action, return_counts=True), strict=True):
+            metrics_of(self.plan.name, ACTIONS[action]).inc(int(count))
         headers = self._headers(head)
         await outbox.send(self.names.scores, head.partition % self._scores_partitions, records, headers)
 
@@ -77,19 +78,21 @@ class Score:
         """(key, JSON) of each score: a pure function of log, plan and roster."""
         ids: Any = events[ID]
         times: Any = events[TIME]
-        reasons = scored.reasons
+        reasons = dict(zip(scored.flagged.tolist(), scored.reasons(), strict=True))
+        bands, actions = [*scored.band_names], ACTIONS
         positions = self._positions(events)
         degraded: Any = events[DEGRADED]
         encode = msgspec.json.Encoder().encode
         rows = zip(
-            ids.strings(), times.tolist(), scored.score.tolist(), scored.bands, scored.actions, reasons,
+            ids.strings(), times.tolist(), scored.score.tolist(), scored.band.tolist(), scored.action.tolist(),
             degraded.strings(), positions, strict=True,
         )  # fmt: skip
-        for name, at_ms, score, band, action, why, broken, position in rows:
+        for i, (name, at_ms, score, band, action, broken, position) in enumerate(rows):
             if score != score:
                 continue
             yield name.encode(), encode({
-                "event_id": name, "score": score, "band": band, "action": action, "reasons": why,
+                "event_id": name, "score": score, "band": bands[band], "action": actions[action],
+                "reasons": reasons.get(i, []),
                 "bundle": live.version, "degraded": broken.split(",") if broken else [], "occurred_at": at_ms,
                 "positions": position,
             })  # fmt: skip
@@ -131,10 +134,9 @@ class Score:
             if scored is not None:
                 values[events] = scored.score if name == "_score" else scored.outputs.get(name, np.nan)
             out[name] = values
-        actions = [Text.MISSING] * n
+        actions = np.full(n, -1, np.int8)
         if scored is not None:
-            for i, action in zip(events.tolist(), scored.actions, strict=True):
-                actions[i] = action.encode()
-        out["_action"] = Text.of(actions)
+            actions[events] = scored.action
+        out["_action"] = actions
         out["_bundle"] = np.full(n, live.version, np.int64)
         return out

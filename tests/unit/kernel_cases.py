@@ -71,7 +71,7 @@ def all_windows() -> Plan:
         ),
         shops=Windows(by=card, over=["12h", "30d"], shop=[Distinct()]),
         reported=Windows(by=card, over=["1h", "30d"], on=reports, is_fraud=[Count(), Mean(), Last()]),
-        at_shop=Windows(by=shop, over=["10m", "2d"], amount=[Sum(), Max()], events=[TimeSinceLast()]),
+        at_shop=Windows(by=shop, over=["95s", "11m"], amount=[Sum(), Max()], events=[TimeSinceLast()]),
         said=Windows(by=shop, over=["90d"], on=reports, is_fraud=[Sum()]),
     )
 

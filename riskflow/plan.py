@@ -385,8 +385,7 @@ class _Builder:
         return tuple(
             kernel.MarkCall(
                 [f.name for f in self.usecase.feeds].index((m.on or self.usecase.feeds[0]).name),
-                m.function.__name__,
-                compiled_source(name, m.function, name),
+                *compiled_source(name, m.function),
                 tuple(expression(i) for i in parameters(m.function)),
                 observed.index(name),
             )

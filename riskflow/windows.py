@@ -209,6 +209,8 @@ def check_id(ids, checks, n_ids, e, event, content):  # type: ignore[no-untyped-
 
 _LOOP = '''\
 """Made by riskflow.windows for one entity of one plan; safe to delete."""
+import math
+
 import numpy as np
 from numba import njit
 from riskflow.windows import check_id, read_windows, tiles_of, write_row

@@ -25,7 +25,7 @@ from stream.cluster import TopicInfo, describe
 from stream.entity import EntityStage, Forward
 from stream.intake import Intake
 from stream.lanes import Lanes
-from stream.process import configure_logs, end_process
+from stream.process import configure_logs, end_process, end_soon
 from stream.score import Score
 from stream.swap import Swap
 from stream.transport import Transport
@@ -70,6 +70,11 @@ class Worker:
             topic = self.app.topic(name, key_serializer="raw", value_serializer="raw")
             self.app.agent(topic, name=f"stage.{name}", concurrency=1)(self._agent)
         self.app.task(self._prepare)
+        self.app.on_before_shutdown.connect(self._stopping, weak=False)
+
+    async def _stopping(self, *_: Any, **__: Any) -> None:
+        """An orderly stop gets a while; the broker may be away and never answer."""
+        end_soon(0)
 
     async def _agent(self, stream: Any) -> None:
         """Every agent's body: what its topic brings goes into the lane of its partition."""

@@ -1,0 +1,88 @@
+"""How many events a second one worker scores: a topic filled beforehand, clocked by the broker's timestamps of scores.
+
+    python -m bench.stream --events 300000
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from typing import Any
+
+import numpy as np
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+
+from riskflow.settings import settings
+
+
+def fill(bootstrap: str, topic: str, events: int, customers: int, terminals: int) -> None:
+    """JSON events of one month, keyed by customer."""
+    rng = np.random.default_rng(7)
+    start_ms = int(time.time() * 1000) - 40 * 86_400_000
+    step_ms = 30 * 86_400_000 // events
+    customer, terminal = rng.integers(0, customers, events), rng.integers(0, terminals, events)
+    amount = np.round(rng.gamma(1.0, 50.0, events), 2)
+    producer = KafkaProducer(bootstrap_servers=bootstrap, linger_ms=50, batch_size=512 * 1024)
+    for i in range(events):
+        event = {
+            "event_id": f"e{i}", "occurred_at": start_ms + i * step_ms, "customer_id": f"c{customer[i]}",
+            "terminal_id": f"t{terminal[i]}", "amount": float(amount[i]), "channel": "chip",
+        }  # fmt: skip
+        producer.send(topic, json.dumps(event).encode(), key=event["customer_id"].encode())
+    producer.flush()
+    producer.close()
+
+
+def clock(bootstrap: str, topic: str, events: int, timeout_s: float) -> dict[str, Any]:
+    """Waits for all scores; events/s between the broker's timestamps of the first and the last score."""
+    consumer = KafkaConsumer(bootstrap_servers=bootstrap)
+    tps = [TopicPartition(topic, p) for p in sorted(consumer.partitions_for_topic(topic))]
+    consumer.assign(tps)
+    consumer.seek_to_beginning(*tps)
+    stamps: list[int] = []
+    deadline = time.monotonic() + timeout_s
+    while len(stamps) < events and time.monotonic() < deadline:
+        for records in consumer.poll(500, max_records=50_000).values():
+            stamps += [r.timestamp for r in records]
+    consumer.close()
+    times = np.sort(np.array(stamps))
+    half = len(times) // 2
+    return {
+        "scores": len(times),
+        "events_per_s": round(len(times) / max(1e-3, (times[-1] - times[0]) / 1000)),
+        "second_half_per_s": round((len(times) - half) / max(1e-3, (times[-1] - times[half]) / 1000)),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--events", type=int, default=300_000)
+    parser.add_argument("--customers", type=int, default=5_000)
+    parser.add_argument("--terminals", type=int, default=10_000)
+    parser.add_argument("--usecase", default="card_fraud")
+    args = parser.parse_args()
+    os.environ["RISKFLOW_TOPIC_PREFIX"] = f"bench{int(time.time())}."
+    conf = settings()
+    from bench.prepare import prepare
+
+    names = prepare(args.usecase, conf)
+    fill(conf.kafka, names.feed("events"), args.events, args.customers, args.terminals)
+    from stream import supervise
+
+    worker = supervise.start(args.usecase, 900, stderr=open(conf.home / "bench-worker.log", "ab"))  # noqa: SIM115
+    try:
+        result = clock(conf.kafka, names.scores, args.events, timeout_s=120)
+        import psutil
+
+        used = psutil.Process(worker.pid).cpu_times()
+        result["worker_cpu_us_per_event"] = round((used.user + used.system) * 1e6 / args.events, 1)
+    finally:
+        worker.terminate()
+        worker.wait(30)
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,38 @@
+"""What several suites need: a use case's topics and a small champion, made quickly."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import redis
+
+from riskflow.names import Names
+from riskflow.plan import Plan
+from riskflow.settings import settings
+from riskflow.usecase import load_usecase
+
+_seeds = itertools.count(1)
+
+
+def plan_of(usecase: str = "card_fraud") -> Plan:
+    return Plan.of(load_usecase(usecase, settings().usecases))
+
+
+def names_of(plan: Plan, generation: int = 1) -> Names:
+    return Names(plan.name, generation, settings().topic_prefix)
+
+
+def store() -> Any:
+    return redis.Redis.from_url(settings().redis_url)
+
+
+def small_model(inputs: int, seed: int) -> Any:
+    """A quick classifier on made-up numbers: what it says does not matter, that it says the same again does."""
+    from sklearn.ensemble import HistGradientBoostingClassifier
+
+    rng = np.random.default_rng(seed)
+    x = rng.gamma(1.0, 50.0, (600, inputs))
+    y = (x[:, 0] + rng.normal(0, 20, 600) > 80).astype(int)
+    return HistGradientBoostingClassifier(max_iter=10, max_leaf_nodes=8, random_state=seed).fit(x, y)

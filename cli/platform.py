@@ -85,7 +85,8 @@ def _print_state(state: State) -> None:
 
 
 def _print_checks(results: list[Check]) -> None:
+    width = max(len(result.name) for result in results)
     for result in results:
-        typer.echo(f"{'✔' if result.ok else '✘'} {result.name:18} {result.value}")
+        typer.echo(f"{'✔' if result.ok else '✘'} {result.name:{width}}  {result.value}")
         if not result.ok:
-            typer.echo(f"  {'':18} repair: {result.repair}")
+            typer.echo(f"{'':{width + 4}}repair: {result.repair}")

@@ -8,13 +8,16 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from ops import airflow, kafka, local, ports, redis
+from ops.ready import Usecase, inspect
 from ops.service import Service
-from riskflow.errors import RiskflowError
+from riskflow.errors import NotReady, RiskflowError
 from riskflow.settings import PROJECT, settings
+from riskflow.usecase import usecase_names
 
 DISK_GIB = 2
 OLDEST_JAVA = 17
@@ -37,7 +40,7 @@ def examine() -> list[Check]:
     Only a setting with a wrong value ends it at once: nothing can be measured with it.
     """
     settings()
-    return [_guarded(name, check, repair) for name, check, repair in CHECKS]
+    return [*(_guarded(name, check, repair) for name, check, repair in CHECKS), *_usecase_checks()]
 
 
 class Unfit(Exception):
@@ -197,6 +200,66 @@ def _redis_config(key: str, wanted: str) -> str:
     return f"{key} {found}"
 
 
+# The use cases
+
+
+def check_topics(usecase: Usecase) -> str:
+    missing = [topic for topic in usecase.topics() if topic not in usecase.found_topics()]
+    if missing:
+        raise Unfit(f"missing: {_some(missing)}")
+    return f"{len(usecase.topics())} topics"
+
+
+def check_broker_time(usecase: Usecase) -> str:
+    """Ages and latencies are measured by the broker's clock, not by each producer's."""
+    found = usecase.timestamp_types()
+    wrong = [topic for topic, kind in found.items() if kind != "LogAppendTime"]
+    if wrong or not found:
+        shown = _some([f"{topic} has {found[topic]}" for topic in wrong])
+        raise Unfit(shown or "no topics", set_broker_time(wrong[0]) if wrong else None)
+    return "LogAppendTime"
+
+
+def check_heads(usecase: Usecase) -> str:
+    """Without a head a worker would have to guess where it was, and never does."""
+    missing = usecase.missing_heads()
+    if missing:
+        raise Unfit(f"missing: {_some(missing)}")
+    return f"generation {usecase.names.generation}"
+
+
+def check_champion(usecase: Usecase) -> str:
+    version = usecase.champion()
+    if not version:
+        raise Unfit("no published model: workers wait")
+    return f"version {version}"
+
+
+def set_broker_time(topic: str) -> str:
+    """Kafka's own command; its class is in the jars of `make setup`."""
+    tool = f"java -cp '{kafka.JARS}/*' kafka.admin.ConfigCommand --bootstrap-server {settings().kafka}"
+    return (
+        f"{tool} --alter --entity-type topics --entity-name {topic} --add-config message.timestamp.type=LogAppendTime"
+    )
+
+
+def _usecase_checks() -> list[Check]:
+    """Each check for each use case; what cannot be read is one cross."""
+    lines = []
+    for name in usecase_names(settings().usecases):
+        try:
+            with inspect(name) as usecase:
+                lines += [
+                    _guarded(f"{name}: {what}", partial(check, usecase), repair.format(name))
+                    for what, check, repair in USECASE_CHECKS
+                ]
+        except NotReady as error:
+            lines.append(Check(name, False, str(error), UP))
+        except RiskflowError as error:
+            lines.append(Check(name, False, str(error), f"riskflow plan show {name}"))
+    return lines
+
+
 UP = "riskflow up"
 CHECKS: list[tuple[str, Callable[[], str], str]] = [
     ("Java", check_java, "apt-get install openjdk-17-jre-headless"),
@@ -211,4 +274,10 @@ CHECKS: list[tuple[str, Callable[[], str], str]] = [
     ("Redis eviction", check_redis_policy, UP),
     ("Redis file", check_redis_file, UP),
     ("Airflow", check_airflow, UP),
+]
+USECASE_CHECKS: list[tuple[str, Callable[[Usecase], str], str]] = [
+    ("topics", check_topics, "riskflow topics {}"),
+    ("broker time", check_broker_time, "riskflow topics {}"),
+    ("heads", check_heads, "riskflow topics {}"),
+    ("champion", check_champion, "riskflow retrain {}"),
 ]

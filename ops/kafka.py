@@ -144,4 +144,4 @@ def _java(folder: Path) -> list[str]:
     ]
 
 
-SERVICE = Service("kafka", "RISKFLOW_KAFKA", 9092, 40.0, prepare, parts, address, problem)
+SERVICE = Service("kafka", "RISKFLOW_KAFKA", 9092, 60.0, prepare, parts, address, problem)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -12,9 +14,11 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
+from kafka.admin import KafkaAdminClient, NewTopic
 
 from ops import kafka, local, ports, process, redis
 from ops.process import Identity
@@ -25,6 +29,7 @@ RISKFLOW = [sys.executable, "-m", "cli.main"]
 PARENT = """
 import sys, time
 from pathlib import Path
+from typing import Any
 from ops import local
 with local.running(Path(sys.argv[1]), airflow=False, usual_ports=False):
     print("up", flush=True)
@@ -45,6 +50,13 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def riskflow(*words: str, **variables: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, **variables}
     return subprocess.run([*RISKFLOW, *words], env=environment, capture_output=True, text=True, check=False)
+
+
+def doctor(**variables: str) -> dict[str, dict[str, Any]]:
+    """The checks of a doctor that found something, by name."""
+    told = riskflow("doctor", "--json", **variables)
+    assert told.returncode == 3, told.stderr
+    return {check["name"]: check for check in json.loads(told.stdout)}
 
 
 def living(home: Path) -> list[str]:
@@ -129,8 +141,10 @@ def test_a_paused_service_does_not_answer_until_it_is_resumed(services: local.Se
     assert redis.problem(services.redis_url) is None
 
 
-def test_a_killed_parent_takes_its_services_along(home: Path) -> None:
-    with subprocess.Popen([sys.executable, "-c", PARENT, str(home)], stdout=subprocess.PIPE) as parent:
+def test_a_killed_parent_takes_its_services_along(services: local.Services, home: Path) -> None:
+    environment = {**os.environ, "RISKFLOW_KAFKA": services.kafka}  # only Redis is started: quick
+    command = [sys.executable, "-c", PARENT, str(home)]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) as parent:
         assert parent.stdout
         assert parent.stdout.readline() == b"up\n"
         parent.kill()
@@ -202,12 +216,35 @@ def test_doctor_sees_a_redis_that_may_forget(services: local.Services) -> None:
     with redis.client(services.redis_url) as client:
         client.config_set("maxmemory-policy", "allkeys-lru")
         try:
-            checks = {check["name"]: check for check in json.loads(riskflow("doctor", "--json").stdout)}
+            checks = doctor()
         finally:
             client.config_set("maxmemory-policy", "noeviction")
     assert checks["Redis"]["ok"]
     assert not checks["Redis eviction"]["ok"]
     assert checks["Redis eviction"]["repair"].endswith("config set maxmemory-policy noeviction")
+
+
+def test_doctor_follows_a_use_case_from_nothing_to_topics_and_heads(services: local.Services) -> None:
+    """Each repair that doctor names is run as it stands, and repairs."""
+    prefix = {"RISKFLOW_TOPIC_PREFIX": "doctor.", "RISKFLOW_PARTITIONS": "2"}
+    with contextlib.closing(KafkaAdminClient(bootstrap_servers=services.kafka)) as admin:
+        admin.create_topics([NewTopic("doctor.card_fraud.scores", 2, 1)])  # by the producer's clock: Kafka's default
+
+    before = doctor(**prefix)
+    assert not before["card_fraud: topics"]["ok"]
+    assert before["card_fraud: topics"]["repair"] == "riskflow topics card_fraud"
+    assert riskflow("topics", "card_fraud", **prefix).returncode == 0
+
+    after = doctor(**prefix)
+    assert after["card_fraud: topics"]["ok"]
+    assert after["card_fraud: heads"]["ok"]
+    assert after["card_fraud: broker time"]["value"] == "doctor.card_fraud.scores has CreateTime"
+    subprocess.run(shlex.split(after["card_fraud: broker time"]["repair"]), capture_output=True, check=True)
+
+    repaired = doctor(**prefix)
+    assert repaired["card_fraud: broker time"]["ok"]
+    assert "no published model" in repaired["card_fraud: champion"]["value"]
+    assert repaired["card_fraud: champion"]["repair"] == "riskflow retrain card_fraud"
 
 
 @pytest.mark.airflow

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -18,6 +18,7 @@ from riskflow.errors import DeclarationError
 from riskflow.names import checked
 from riskflow.settings import home_folder
 from riskflow.sources import compiled_source, fingerprint, is_flag, with_helpers
+from riskflow.trial import try_functions
 from riskflow.usecase import UseCase, parameters
 
 FIELD, WINDOW, MARK, CALCULATION, MODEL = "field", "window", "mark", "calculation", "model"
@@ -25,6 +26,7 @@ TIME = "at_ms"  # event time, known to every calculation and mark
 RESERVED = frozenset({TIME, "events"})
 DISTINCT_OF = "distinct "  # before a field's name in Stage.observed: hashes of its values
 ANY_FEED = frozenset({"*"})
+NUMBERS = FieldType(NUMBER, True)
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Node:
     stage: int
     feeds: frozenset[str]  # the feeds in whose rows it has a value
     fingerprint: str
-    type: FieldType = FieldType(NUMBER, True)
+    type: FieldType = NUMBERS
 
 
 @dataclass(frozen=True)
@@ -147,17 +149,18 @@ class _Builder:
         self.stage_of = {e.field: i for i, e in enumerate(usecase.entities)}
         self.reads: dict[int, list[WindowRead]] = {i: [] for i in self.stage_of.values()}
         self.waiting = dict(usecase.calculations)
+        self.layouts: list[tuple[str, str]] = []
 
     def plan(self) -> Plan:
         self._check_names()
+        self._check_owners()
         self._add_fields()
+        self._check_calculations()
         first = self._add_known_calculations(-1)
         stages = tuple(self._stage(i, e) for i, e in enumerate(self.usecase.entities))
-        self._refuse_waiting()
         models = self._add_models()
-        layout = fingerprint([(s.entity, s.layout_description) for s in self.layouts])
-        plan = Plan(self.usecase, self.nodes, stages, first, models, layout)
-        _try_calculations(plan)
+        plan = Plan(self.usecase, self.nodes, stages, first, models, fingerprint(self.layouts))
+        try_functions(plan)
         return plan
 
     # what is stated at all
@@ -167,6 +170,10 @@ class _Builder:
         if not usecase.feeds or not usecase.entities:
             raise DeclarationError(
                 f"use case {usecase.name!r}", "has no feed or no entity", "Declare them in events.py"
+            )
+        if len(self.stage_of) < len(usecase.entities):
+            raise DeclarationError(
+                f"entities {[e.field for e in usecase.entities]}", "name one field twice", "Declare each entity once"
             )
         if usecase.entities[0].optional:
             raise DeclarationError(
@@ -179,6 +186,20 @@ class _Builder:
                 checked(name, owner)
                 if name in RESERVED:
                     raise DeclarationError(f"{owner} {name!r}", "has a reserved name", f"Not one of {sorted(RESERVED)}")
+
+    def _check_owners(self) -> None:
+        """Windows and marks belong to an entity and a feed of this use case."""
+        declared: dict[str, Windows | Mark] = {**self.usecase.windows, **self.usecase.marks}
+        for name, thing in declared.items():
+            who = f"{'mark' if isinstance(thing, Mark) else 'windows'} {name!r}"
+            if thing.by not in self.usecase.entities:
+                raise DeclarationError(
+                    who, f"is by {thing.by.field!r}, which is no entity here", f"By one of {list(self.stage_of)}"
+                )
+            if thing.on is not None and thing.on not in self.usecase.feeds:
+                raise DeclarationError(
+                    who, f"is on {thing.on.name!r}, which is no feed here", "Declare the feed in events.py"
+                )
 
     def _owners(self) -> Iterator[tuple[str, list[str]]]:
         yield "calculation", list(self.usecase.calculations)
@@ -201,10 +222,10 @@ class _Builder:
         for feed in self.usecase.feeds:
             for name, kind in feed.types.items():
                 known = self.nodes.get(name)
-                if known is not None and known.type.kind != kind.kind:
+                if known is not None and (known.type.kind, known.type.values) != (kind.kind, kind.values):
                     raise DeclarationError(
                         f"feed {feed.name!r}, field {name!r}",
-                        f"is a {kind.kind} here and a {known.type.kind} before",
+                        f"is a {_type_text(kind)} here and a {_type_text(known.type)} before",
                         "Use one type",
                     )
                 if name in self.stage_of:
@@ -217,36 +238,52 @@ class _Builder:
                     name, FIELD, (), -1, feeds, fingerprint(FIELD, name, keep.kind, keep.values), keep
                 )
 
+    def _check_calculations(self) -> None:
+        """Every input of a calculation is declared somewhere, and none needs itself."""
+        known = {*self.nodes, *self.usecase.marks, *(r.name for r in self._all_reads())}
+        for name, function in self.waiting.items():
+            for i in parameters(function):
+                self._known(f"calculation {name!r}", i, known | set(self.waiting))
+        waiting = dict(self.waiting)
+        while ready := [n for n, f in waiting.items() if known.issuperset(parameters(f))]:
+            known.update(ready)
+            for name in ready:
+                del waiting[name]
+        if waiting:
+            raise DeclarationError(
+                f"calculations {', '.join(waiting)}", "need each other in a circle", "Break it at one of them"
+            )
+
+    def _all_reads(self) -> Iterator[WindowRead]:
+        for variable, declared in self.usecase.windows.items():
+            yield from self._reads_of(variable, declared)
+
     # what becomes known, stage after stage
 
     def _stage(self, index: int, entity: Entity) -> Stage:
         mine = {n: w for n, w in self.usecase.windows.items() if w.by == entity}
         marks = {n: m for n, m in self.usecase.marks.items() if m.by == entity}
         entered = set(self.nodes)
-        self._name_windows(index, mine, marks)
+        self._name_windows(index, mine)
         self._add_marks(index, marks, entered)
         self._check_windows(index, mine, entered | set(marks))
+        self._complete_prints([r.name for r in self.reads[index]] + list(marks))
         calculations = self._add_known_calculations(index)
         made = _LayoutMaker(self.usecase, self.nodes, self.reads[index], marks)
-        self.layouts.append(_Described(entity.field, made.description()))
+        self.layouts.append((entity.field, made.description()))
         return Stage(
             index, entity, tuple(self.reads[index]), marks, made.observed, made.layout(index == 0),
             self._kinds_read(marks), calculations, self._mark_calls(index, marks, made.observed),
         )  # fmt: skip
 
-    @cached_property
-    def layouts(self) -> list[_Described]:
-        return []
-
-    def _name_windows(self, index: int, mine: dict[str, Windows], marks: dict[str, Mark]) -> None:
+    def _name_windows(self, index: int, mine: dict[str, Windows]) -> None:
+        scored = frozenset({self.usecase.feeds[0].name})
         for variable, declared in mine.items():
             for read in self._reads_of(variable, declared):
-                inputs = () if read.field == "events" else (read.field,)
-                print_ = fingerprint(
-                    WINDOW, declared.by.field, read.feed, read.field, read.aggregate.name, read.window_ms
-                )
+                inputs = () if read.field == "events" or read.field in self.stage_of else (read.field,)
+                what = (WINDOW, declared.by.field, read.feed, read.field, read.aggregate.name, read.window_ms)
                 self.reads[index].append(read)
-                self._add(Node(read.name, WINDOW, inputs, index, frozenset({self.usecase.feeds[0].name}), print_))
+                self._add(Node(read.name, WINDOW, inputs, index, scored, fingerprint(*what)))
 
     def _reads_of(self, variable: str, declared: Windows) -> Iterator[WindowRead]:
         feed = (declared.on or self.usecase.feeds[0]).name
@@ -259,19 +296,28 @@ class _Builder:
                     yield WindowRead(f"{variable}_{name}_{aggregate.name}_{window}", name, aggregate, ms, feed)
 
     def _add_marks(self, index: int, marks: dict[str, Mark], entered: set[str]) -> None:
-        own = {r.name for r in self.reads[index]}
+        known = entered | {r.name for r in self.reads[index]}
         for name, declared in marks.items():
             feed = (declared.on or self.usecase.feeds[0]).name
             inputs = parameters(declared.function)
             for i in inputs:
-                self._known(f"mark {name!r}", i, entered | own | set(marks))
-                if self.nodes[i].type.kind == TEXT:
-                    raise DeclarationError(
-                        f"mark {name!r}", f"takes the text {i!r}", "Marks take numbers; declare it as Literal"
-                    )
+                self._check_mark_input(f"mark {name!r}", i, feed, known, marks)
             flag = FieldType(FLAG if is_flag(declared.function) else NUMBER, True)
-            print_ = self._print(MARK, declared.function, inputs)
+            print_ = fingerprint(MARK, declared.by.field, feed, with_helpers(declared.function), inputs)
             self._add(Node(name, MARK, inputs, index, frozenset({feed}), print_, flag))
+            known.add(name)
+
+    def _check_mark_input(self, who: str, name: str, feed: str, known: set[str], marks: dict[str, Mark]) -> None:
+        if name in marks and name not in known:
+            raise DeclarationError(who, f"takes the mark {name!r}, which is made after it", "Put that one first")
+        self._known(who, name, known)
+        node = self.nodes[name]
+        if node.type.kind == TEXT:
+            raise DeclarationError(who, f"takes the text {name!r}", "Marks take numbers; declare it as Literal[...]")
+        if node.what != WINDOW and node.feeds != ANY_FEED and feed not in node.feeds:
+            raise DeclarationError(
+                who, f"takes {name!r}, which rows of feed {feed!r} do not have", f"It is of {sorted(node.feeds)}"
+            )
 
     def _check_windows(self, index: int, mine: dict[str, Windows], known: set[str]) -> None:
         for variable, declared in mine.items():
@@ -288,7 +334,6 @@ class _Builder:
                         who, f"is not known in rows of feed {feed!r}", f"Observe it on {sorted(node.feeds)}"
                     )
                 self._check_types(who, name, aggregates, node.type.kind)
-        self._complete_window_prints(index)
 
     def _check_observable(self, who: str, name: str, index: int, known: set[str]) -> None:
         if name in self.usecase.models:
@@ -311,12 +356,17 @@ class _Builder:
             if name == "events" and not isinstance(a, Count) and a.name != "time_since_last":
                 raise DeclarationError(who, f"has {type(a).__name__}", "`events` knows Count and TimeSinceLast only")
 
-    def _complete_window_prints(self, index: int) -> None:
-        """A window's fingerprint holds what it observes, which may be a mark that is named later."""
-        for read in self.reads[index]:
-            node = self.nodes[read.name]
-            observed = self.nodes[read.field].fingerprint if read.field in self.nodes else read.field
-            self.nodes[read.name] = Node(**{**vars(node), "fingerprint": fingerprint(node.fingerprint, observed)})
+    def _complete_prints(self, names: list[str]) -> None:
+        """Windows and marks of one entity may need each other; each print holds all that it needs, however far."""
+        stated = {n: self.nodes[n].fingerprint for n in names}
+        for name in names:
+            reached, todo = {name}, [name]
+            while todo:
+                found = [i for i in self.nodes[todo.pop()].inputs if i not in reached]
+                reached.update(found)
+                todo += [i for i in found if i in stated]
+            others = sorted((n, stated[n] if n in stated else self.nodes[n].fingerprint) for n in reached - {name})
+            self.nodes[name] = replace(self.nodes[name], fingerprint=fingerprint(stated[name], others))
 
     def _add_known_calculations(self, index: int) -> tuple[str, ...]:
         added: list[str] = []
@@ -345,16 +395,6 @@ class _Builder:
         kind = FieldType(FLAG if is_flag(function) else NUMBER, True)
         self._add(Node(name, CALCULATION, inputs, index, feeds, self._print(CALCULATION, function, inputs), kind))
 
-    def _refuse_waiting(self) -> None:
-        for name, function in self.waiting.items():
-            for i in parameters(function):
-                if i not in self.waiting:
-                    self._known(f"calculation {name!r}", i, set(self.nodes))
-        if self.waiting:
-            raise DeclarationError(
-                f"calculations {', '.join(self.waiting)}", "need each other in a circle", "Break it at one of them"
-            )
-
     def _known(self, who: str, name: str, known: set[str]) -> None:
         if name in self.usecase.models:
             raise DeclarationError(who, f"takes the model {name!r}", "Only models listen to models")
@@ -363,7 +403,8 @@ class _Builder:
                 who, f"takes the id {name!r}", "Ids are not features; use Windows(by=...) or Distinct"
             )
         if name not in known:
-            raise DeclarationError(who, f"takes {name!r}, which is not known here", f"Nearest: {_near(name, known)}")
+            hint = "Declare it, or use a known name"
+            raise DeclarationError(who, f"takes {name!r}, which is not known here", f"{hint}: {_near(name, known)}")
 
     def _print(self, what: str, function: Callable[..., Any], inputs: tuple[str, ...]) -> str:
         return fingerprint(what, with_helpers(function), inputs, [self.nodes[i].fingerprint for i in inputs])
@@ -420,8 +461,7 @@ class _Builder:
                 )
         last = len(self.usecase.entities) - 1
         prints = [self.nodes[i].fingerprint for i in inputs]
-        kind = FieldType(NUMBER, True)
-        self._add(Node(name, MODEL, inputs, last, frozenset({scored}), fingerprint(MODEL, name, inputs, prints), kind))
+        self._add(Node(name, MODEL, inputs, last, frozenset({scored}), fingerprint(MODEL, name, inputs, prints)))
 
     def _resolve(self, model: str, use: str) -> list[str]:
         who = f"model {model!r}"
@@ -465,12 +505,6 @@ class _Builder:
             order.append(ends[0])
 
 
-@dataclass(frozen=True)
-class _Described:
-    entity: str
-    layout_description: str
-
-
 class _LayoutMaker:
     """Flat arrays for the kernel out of an entity's window features. Fields of one feed and tile size share a ring."""
 
@@ -502,12 +536,16 @@ class _LayoutMaker:
 
     def description(self) -> str:
         """What decides whether a packed record can still be read."""
-        lengths = {ring: self._length(ring) for ring in self.rings}
-        prints = {f: self.nodes[f].fingerprint for r in self.rings.values() for f, _ in r if f in self.nodes}
-        return repr((kernel.VERSION, self.rings, lengths, prints, kernel.TILES_MS))
+        rings = [(ring, self._length(ring), sorted(cells.items())) for ring, cells in self.rings.items()]
+        fields = {r.field for r in self.reads if r.field in self.nodes}
+        prints = sorted((f, self.nodes[f].fingerprint) for f in fields)
+        return repr((kernel.VERSION, rings, prints, kernel.TILES_MS))
 
     def layout(self, keeps_ids: bool) -> kernel.Layout:
-        rings, ops, spans, results = [], [], [], []
+        rings: list[tuple[int, ...]] = []
+        ops: list[tuple[int, ...]] = []
+        spans: list[tuple[int, ...]] = []
+        results: list[tuple[int, ...]] = []
         for ring, cells in self.rings.items():
             mine = [(j, r) for j, r in enumerate(self.reads) if self._ring(r) == ring]
             lengths = sorted({r.window_ms for _, r in mine})
@@ -521,7 +559,7 @@ class _LayoutMaker:
             rings.append(
                 (*ring, self._length(ring), _width(cells), first_op, len(ops), first_span, len(spans)),
             )
-        return kernel.Layout(*(_table(t) for t in (rings, ops, spans, results)), keeps_ids)
+        return kernel.Layout(_table(rings), _table(ops), _table(spans), _table(results), keeps_ids)
 
     def _spans(self, column: str, kind: int, mine: list[tuple[int, WindowRead]]) -> int:
         """How many of the ring's windows need these cells: up to the longest that does."""
@@ -557,55 +595,11 @@ def _table(rows: list[tuple[int, ...]]) -> kernel.I8:
     return np.array(rows, np.int64)
 
 
+def _type_text(kind: FieldType) -> str:
+    return f"{kind.kind} of {', '.join(kind.values)}" if kind.values else kind.kind
+
+
 def _near(name: str, known: set[str]) -> str:
     import difflib
 
-    return ", ".join(difflib.get_close_matches(name, known, 3, 0.3)) or "nothing like it"
-
-
-def _try_calculations(plan: Plan) -> None:
-    """Runs every calculation on made-up rows: one value for each row, and none that depends on the others."""
-    rng = np.random.default_rng(0)
-    for name in plan.features:
-        node = plan.nodes[name]
-        if node.what != CALCULATION:
-            continue
-        function = plan.usecase.calculations[name]
-        columns = [_made_up(plan.nodes[i], rng) for i in node.inputs]
-        with np.errstate(all="ignore"):
-            whole = _call(name, function, columns, 7)
-            alone = np.concatenate([_call(name, function, [c[i : i + 1] for c in columns], 1) for i in range(7)])
-        if whole.tobytes() != alone.tobytes() and not np.array_equal(whole, alone, equal_nan=True):
-            raise DeclarationError(
-                f"calculation {name!r}", "gives a row another value when other rows stand beside it",
-                "Calculate row by row; sums over columns go through riskflow.columns.row_sum",
-            )  # fmt: skip
-
-
-def _made_up(node: Node, rng: np.random.Generator) -> Any:
-    if node.type.kind == CATEGORY:
-        return rng.integers(-1, max(1, len(node.type.values)), 7).astype(np.int32)
-    if node.name == TIME:
-        return (1_700_000_000_000 + rng.integers(0, 10**9, 7)).astype(np.int64)
-    values = rng.gamma(1.0, 50.0, 7)
-    values[2] = np.nan
-    values[5] = 0.0
-    return values
-
-
-def _call(name: str, function: Callable[..., Any], columns: list[Any], rows: int) -> Any:
-    try:
-        out = np.asarray(function(*columns))
-    except Exception as error:
-        raise DeclarationError(
-            f"calculation {name!r}",
-            f"raised {type(error).__name__}: {error} on made-up rows",
-            "It takes numpy columns of any length",
-        ) from error
-    if out.shape != (rows,) or out.dtype.kind not in "fiub":
-        raise DeclarationError(
-            f"calculation {name!r}",
-            f"returned {out.dtype} of shape {out.shape} for {rows} rows",
-            f"Return one number for each row: shape ({rows},)",
-        )
-    return out.astype(np.float64)
+    return ", ".join(difflib.get_close_matches(name, known, 3, 0.3)) or "there is nothing like it"

@@ -70,9 +70,7 @@ def _compiled(mark: str, function: Callable[..., Any], texts: dict[str, str]) ->
     return own
 
 
-def _compiled_reference(
-    mark: str, function: Callable[..., Any], ref: str, value: Any, texts: dict[str, str]
-) -> str:
+def _compiled_reference(mark: str, function: Callable[..., Any], ref: str, value: Any, texts: dict[str, str]) -> str:
     if value is np or value is math:
         return "np" if value is np else "math"
     if isinstance(value, types.FunctionType):

@@ -9,13 +9,14 @@ import types
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from riskflow.declare import Entity, Feed, Mark, Model, Windows
 from riskflow.errors import DeclarationError, NotReady
 from riskflow.names import checked
 
 _PACKAGE = "usecases"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -52,24 +53,52 @@ def usecase_names(folder: Path) -> list[str]:
 
 def from_modules(name: str, folder: Path, modules: list[types.ModuleType]) -> UseCase:
     """A use case out of modules (or anything with the same attributes): what tests and scaffolds use."""
-    found: dict[str, tuple[Any, types.ModuleType]] = {}
-    for module in modules:
-        found.update({key: (value, module) for key, value in vars(module).items() if not key.startswith("_")})
-    of = {kind: {k: v for k, (v, _) in found.items() if isinstance(v, kind)} for kind in (Feed, Windows, Mark, Model)}
+    found = _declared(modules)
     calculations: dict[str, Callable[..., Any]] = {}
-    for key, (value, module) in found.items():
-        if inspect.isfunction(value) and value.__module__ == module.__name__:
-            calculations.update(_expanded(key, value))
+    for key, value in found.items():
+        if inspect.isfunction(value):
+            _add_expanded(key, value, calculations, found)
     return UseCase(
         name,
         folder,
-        tuple(of[Feed].values()),
-        tuple(dict.fromkeys(v for v, _ in found.values() if isinstance(v, Entity))),
-        of[Windows],
-        of[Mark],
+        tuple(_of(Feed, found).values()),
+        tuple(dict.fromkeys(_of(Entity, found).values())),
+        _of(Windows, found),
+        _of(Mark, found),
         calculations,
-        of[Model],
+        _of(Model, found),
     )
+
+
+def _declared(modules: list[types.ModuleType]) -> dict[str, Any]:
+    """Public declarations by name. What a module has from another one is the same thing, not a second one."""
+    found: dict[str, Any] = {}
+    for module in modules:
+        for key, value in vars(module).items():
+            own = inspect.isfunction(value) and value.__module__ == module.__name__
+            if key.startswith("_") or not (own or isinstance(value, Entity | Feed | Windows | Mark | Model)):
+                continue
+            if key in found and found[key] != value:
+                raise DeclarationError(
+                    f"{module.__name__}: {key!r}", "has the name of something else", "Give one of them another name"
+                )
+            found[key] = value
+    return found
+
+
+def _of(kind: type[T], found: dict[str, Any]) -> dict[str, T]:
+    return {key: value for key, value in found.items() if isinstance(value, kind)}
+
+
+def _add_expanded(
+    key: str, function: Callable[..., Any], calculations: dict[str, Callable[..., Any]], found: dict[str, Any]
+) -> None:
+    for name, copy in _expanded(key, function).items():
+        if name in calculations or (name != key and name in found):
+            raise DeclarationError(
+                f"function {key!r}", f"is expanded to {name!r}, which is there already", "Give one another name"
+            )
+        calculations[name] = copy
 
 
 def parameters(function: Callable[..., Any]) -> tuple[str, ...]:

@@ -195,6 +195,12 @@ def verify_signature(raw: bytes, public_keys: PublicKeys) -> Bundle:
     return bundle
 
 
+def version_of(raw: bytes) -> int | None:
+    """The version that a bundle says it has; nothing is checked."""
+    found = _manifest(_unpack(raw).manifest).get("version")
+    return found if isinstance(found, int) else None
+
+
 def refuse_external_data(onnx_bytes: bytes, who: str) -> None:
     """Refuses a model that would read other files. Such a reference is an entry with the key `location`."""
     if b"location" not in onnx_bytes:

@@ -99,7 +99,7 @@ class Explainer:
         kind = self.types[name]
         shown = _show_text(texts[name], row) if kind.kind == TEXT else show(found[name], kind)
         usual = UNKNOWN if kind.kind == TEXT else show(self.reference[name], kind)
-        text = family.text or f"{words(name)} is {{value}}, usually {{usual}}"
+        text = family.text if family.text and shown != UNKNOWN else f"{words(name)} is {{value}}, usually {{usual}}"
         return text.format(value=shown, usual=usual)
 
 

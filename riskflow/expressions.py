@@ -223,7 +223,7 @@ def _is_one(flag: Values) -> Values:
 
 
 def _codes_among(codes: Values, wanted: NDArray[np.int32], negate: bool) -> Values:
-    among = np.isin(codes, wanted)
+    among = _reduced(np.logical_or, [codes == code for code in wanted])
     return ~among & (codes >= 0) if negate else among
 
 

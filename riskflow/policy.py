@@ -284,7 +284,9 @@ class Decider:
         return np.stack([condition(known, len(score)) for condition in self.conditions])
 
     def _band(self, score: F8) -> I1:
-        return np.maximum(np.searchsorted(self._bounds, np.nan_to_num(score), "right") - 1, 0).astype(np.int8)
+        band = self._bounds.searchsorted(score, "right") - 1
+        band[(score != score) | (band < 0)] = 0
+        return band.astype(np.int8)
 
 
 def rule_conditions(numbers: Numbers, plan: Plan) -> list[Expression]:

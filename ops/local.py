@@ -26,6 +26,7 @@ from riskflow.errors import NotReady
 from riskflow.settings import home_folder, load
 
 SERVICES = {service.name: service for service in (kafka.SERVICE, redis.SERVICE, airflow.SERVICE)}
+DEADLY = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 TRIES = 3  # somebody may take a free port before our process does
 
 Tell = Callable[[str], None]
@@ -129,31 +130,35 @@ def status(home: Path | None = None) -> list[State]:
 
 def stop(home: Path, name: str) -> None:
     """Stop in good manners; `start` finds the same port and data again."""
-    _signal_and_keep(home, name, None)
+    found = _records_of(home, name)
+    process.stop(home, found)
+    for record in found:
+        process.write(home, record)  # it remembers port and owner
 
 
 def kill(home: Path, name: str, number: int = signal.SIGKILL) -> None:
-    """Send a signal to all processes of a service; a deadly one is waited for."""
-    _signal_and_keep(home, name, number)
+    """Send a signal to all processes of a service; the end that a deadly one brings is waited for."""
+    for record in _records_of(home, name):
+        process.send(record, number)
+        if number in DEADLY:
+            process.wait_gone(record, 15.0)
 
 
 def pause(home: Path, name: str) -> None:
     """Freeze: connections stay open, nothing answers."""
-    _signal_and_keep(home, name, signal.SIGSTOP)
+    kill(home, name, signal.SIGSTOP)
 
 
 def resume(home: Path, name: str) -> None:
-    _signal_and_keep(home, name, signal.SIGCONT)
+    kill(home, name, signal.SIGCONT)
 
 
 def start(home: Path, name: str) -> None:
     """Start a service that was stopped or killed, on the same port, for the same owner."""
     with process.locked(home):
-        before = _records_of(home, name)
-        service = SERVICES[name]
-        first = next(iter(before.values()))
-        _launch(home, service, first.port, first.owner)
-        _wait(home, service, first.port)
+        before, service = _records_of(home, name)[0], SERVICES[name]
+        _launch(home, service, before.port, before.owner)
+        _wait(home, service, before.port)
         write_addresses(home)
 
 
@@ -162,24 +167,16 @@ def restart(home: Path, name: str) -> None:
     start(home, name)
 
 
-def _signal_and_keep(home: Path, name: str, number: int | None) -> None:
-    """Signal a service's processes and keep their records, which remember port and owner for `start`."""
-    found = _records_of(home, name)
-    if number is None:
-        process.stop(home, list(found.values()))
-    for record in found.values():
-        if number is not None:
-            process.send(record, number)
-        if number in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT):
-            process.wait_gone(record, 15.0)
-        process.write(home, record)
-
-
-def _records_of(home: Path, name: str) -> dict[str, Record]:
-    found = {key: record for key, record in process.records(home).items() if key.split("-")[0] == name}
+def _records_of(home: Path, name: str) -> list[Record]:
+    found = _find(home, name)
     if not found:
         raise NotReady(f"{name} was not started in {home}. Run: riskflow up")
     return found
+
+
+def _find(home: Path, name: str) -> list[Record]:
+    """A service's records; those of Airflow's parts are called airflow-..."""
+    return [record for key, record in process.records(home).items() if key.split("-")[0] == name]
 
 
 # The work
@@ -202,28 +199,28 @@ def _up(home: Path, airflow: bool, usual_ports: bool, tell: Tell) -> tuple[Servi
 
 def _start_all(home: Path, wanted: list[Service], usual: bool, tell: Tell, launched: list[str]) -> dict[str, str]:
     """Launch all, then wait for all: they start side by side. Names go to `launched` before they run."""
-    addresses, waiting = {}, []
+    addresses: dict[str, str] = {}
+    ports_of: dict[str, int] = {}
     for service in wanted:
-        given = os.environ.get(service.variable)
-        record = _alive(home, service)
-        if given:
-            addresses[service.name] = _check_given(service, given, tell)
-        elif record:
-            addresses[service.name] = service.address(record.port)
-            _wait(home, service, record.port)
-            tell(f"{service.name} runs already: {addresses[service.name]}")
-        else:
-            port = ports.choose(service.usual_port if usual else None)
-            launched += [part.name for part in service.parts(home, port)]
-            _launch(home, service, port, process.me(), tell)
-            waiting.append((service, port))
-    for service, port in waiting:
-        addresses[service.name] = service.address(_settle(home, service, port))
-        tell(f"{service.name} runs: {addresses[service.name]}")
+        address = _given(service, tell) or _running(home, service, tell)
+        if address:
+            addresses[service.name] = address
+            continue
+        tell(f"{service.name} starts ...")
+        port = ports_of[service.name] = ports.choose(service.usual_port if usual else None)
+        launched += [part.name for part in service.parts(home, port)]
+        _launch(home, service, port, process.me())
+    for name, port in ports_of.items():
+        addresses[name] = SERVICES[name].address(_settle(home, SERVICES[name], port))
+        tell(f"{name} runs: {addresses[name]}")
     return addresses
 
 
-def _check_given(service: Service, address: str, tell: Tell) -> str:
+def _given(service: Service, tell: Tell) -> str | None:
+    """The address that the environment gives, when somebody answers there."""
+    address = os.environ.get(service.variable)
+    if not address:
+        return None
     problem = service.problem(address)
     if problem:
         raise NotReady(
@@ -234,8 +231,19 @@ def _check_given(service: Service, address: str, tell: Tell) -> str:
     return address
 
 
-def _launch(home: Path, service: Service, port: int, owner: process.Identity | None, tell: Tell = _quiet) -> None:
-    tell(f"{service.name} starts ...")
+def _running(home: Path, service: Service, tell: Tell) -> str | None:
+    """The address at which it runs already; half of a service is stopped, so that it can start whole."""
+    found = _find(home, service.name)
+    if not found or not all(record.alive() for record in found):
+        process.stop(home, found)
+        return None
+    _wait(home, service, found[0].port)
+    address = service.address(found[0].port)
+    tell(f"{service.name} runs already: {address}")
+    return address
+
+
+def _launch(home: Path, service: Service, port: int, owner: process.Identity | None) -> None:
     service.prepare(home, port)
     for part in service.parts(home, port):
         process.launch(
@@ -258,7 +266,7 @@ def _settle(home: Path, service: Service, port: int) -> int:
         except NotReady:
             if not _lost_port(home, service):
                 raise
-            process.stop(home, list(_records_of(home, service.name).values()))
+            process.stop(home, _records_of(home, service.name))
             port = ports.choose()
             _launch(home, service, port, process.me())
     _wait(home, service, port)
@@ -269,7 +277,7 @@ def _wait(home: Path, service: Service, port: int) -> None:
     """Until the service answers; a process that ended or the end of patience is told with the end of its log."""
     deadline = time.monotonic() + service.start_s
     while problem := _not_ours(home, service, port) or service.problem(service.address(port)):
-        found = list(_records_of(home, service.name).values())
+        found = _records_of(home, service.name)
         dead = [record for record in found if not record.alive()]
         if dead:
             raise NotReady(f"{dead[0].name} ended while starting. {_log_end(home, dead[0].name)}")
@@ -281,12 +289,12 @@ def _wait(home: Path, service: Service, port: int) -> None:
 
 def _not_ours(home: Path, service: Service, port: int) -> str | None:
     """Somebody else's service may answer at a port that ours could not get."""
-    ours = any(process.listens(record, port) for record in _records_of(home, service.name).values())
+    ours = any(process.listens(record, port) for record in _records_of(home, service.name))
     return None if ours else f"it does not listen on port {port} yet"
 
 
 def _lost_port(home: Path, service: Service) -> bool:
-    text = "".join(_log_end(home, name) for name in _records_of(home, service.name))
+    text = "".join(_log_end(home, record.name, lines=80) for record in _records_of(home, service.name))
     return any(words in text for words in ("Address already in use", "BindException", "address already in use"))
 
 
@@ -304,17 +312,8 @@ def _stop(home: Path, names: list[str]) -> None:
     write_addresses(home)
 
 
-def _alive(home: Path, service: Service) -> Record | None:
-    """The service's record when all its processes live; half of a service is stopped so that it can start whole."""
-    found = [record for name, record in process.records(home).items() if name.split("-")[0] == service.name]
-    if found and all(record.alive() for record in found):
-        return found[0]
-    process.stop(home, found)
-    return None
-
-
 def _state(home: Path, service: Service) -> State:
-    found = [record for name, record in process.records(home).items() if name.split("-")[0] == service.name]
+    found = _find(home, service.name)
     pids = [record.process.pid for record in found if record.alive()]
     given = os.environ.get(service.variable)
     if given:
@@ -328,11 +327,8 @@ def _state(home: Path, service: Service) -> State:
 def write_addresses(home: Path) -> None:
     """Tell every later command of this home where the services are; without any the file goes."""
     path = home / "services.env"
-    lines = []
-    for service in SERVICES.values():
-        found = [record for name, record in process.records(home).items() if name.split("-")[0] == service.name]
-        if found:
-            lines.append(f"{service.variable}={service.address(found[0].port)}\n")
+    started = {service: _find(home, service.name) for service in SERVICES.values()}
+    lines = [f"{s.variable}={s.address(found[0].port)}\n" for s, found in started.items() if found]
     if lines:
         path.write_text("".join(lines))
     else:

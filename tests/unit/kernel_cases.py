@@ -123,7 +123,12 @@ def history(seed: int, n: int, days: float = 40.0, cards: int = 7, shops: int = 
 
 
 def _row(rng: random.Random, i: int, at_ms: int, cards: int, shops: int) -> dict[str, Any]:
-    row = {"_id": b"%d" % i, "at_ms": at_ms, "card": b"c%d" % rng.randrange(cards), "shop": b"s%d" % rng.randrange(shops)}
+    row = {
+        "_id": b"%d" % i,
+        "at_ms": at_ms,
+        "card": b"c%d" % rng.randrange(cards),
+        "shop": b"s%d" % rng.randrange(shops),
+    }
     if rng.random() < 0.1:
         row["shop"] = MISSING
     if rng.random() < 0.2:
@@ -141,7 +146,8 @@ def columns_of(rows: Iterable[dict[str, Any]]) -> Columns:
     return {
         "_kind": column("_kind", 0, np.int8), "_id": text("_id"), "at_ms": column("at_ms", START, np.int64),
         "card": text("card"), "shop": text("shop"), "amount": column("amount", math.nan, float),
-        "channel": column("channel", -1, np.int32), "note": text("note"), "is_fraud": column("is_fraud", math.nan, float),
+        "channel": column("channel", -1, np.int32), "note": text("note"),
+        "is_fraud": column("is_fraud", math.nan, float),
     }  # fmt: skip
 
 
@@ -162,9 +168,7 @@ class Folded:
         evaluate.start(self.plan, columns, self.failures)
         for stage, records in zip(self.plan.stages, self.records, strict=True):
             entities, slots = evaluate.entities_of(stage, columns)
-            out = evaluate.observe(
-                self.plan, stage, columns, slots, [records.get(e) for e in entities], self.failures
-            )
+            out = evaluate.observe(self.plan, stage, columns, slots, [records.get(e) for e in entities], self.failures)
             records.update(zip(entities, out.records, strict=True))
             self.late += out.late
             self.duplicates += out.duplicates
@@ -186,7 +190,7 @@ class Folded:
 
 
 def brute_force(plan: Plan, stage_index: int, columns: Columns) -> tuple[list[dict[str, float]], int]:
-    """Window features of every row of one stage without marks, by lists of all that ever arrived; and how much was late."""
+    """Window features of every row at a stage without marks, by lists of all that ever arrived; and how much was late."""
     stage = plan.stages[stage_index]
     lists: dict[Any, list[tuple[int, int, dict[str, Any]]]] = {}
     features, late = [], 0

@@ -12,7 +12,7 @@ the kernel calls them for millions of tiles, and the classes call them for peopl
     SEEN            event time (ms) of the newest
     BITS (4)        256 bits, one set for each hashed value
 
-None of them is cached by numba on its own: they are compiled into the kernel's loop, whose file is named by all sources.
+None is cached by numba on its own: they are compiled into the kernel's loop, whose file is named by all sources.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ DISTINCT_OF_ONES = np.array([N_BITS * math.log(N_BITS / max(N_BITS - ones, 1)) f
 @njit(error_model="numpy")
 def zero_cells(kind, cells, at):  # type: ignore[no-untyped-def]
     """Writes the empty state of one kind into cells[at:]."""
-    if kind == MIN or kind == MAX or kind == SEEN:
+    if kind in (MIN, MAX, SEEN):
         cells[at] = np.nan
     elif kind == LAST:
         cells[at] = np.nan
@@ -85,7 +85,7 @@ def add_cells(kind, cells, bits, at, value, value_bits, at_ms):  # type: ignore[
 @njit(error_model="numpy")
 def merge_run(kind, into, into_bits, to, cells, bits, at, step, n):  # type: ignore[no-untyped-def]
     """Merges n tiles' cells, at `at`, `at - step`, ... (newest first), into the state of newer ones in into[to:]."""
-    if kind == COUNT or kind == SUM:
+    if kind in (COUNT, SUM):
         total = into[to]
         for _ in range(n):
             total += cells[at]
@@ -105,7 +105,7 @@ def merge_run(kind, into, into_bits, to, cells, bits, at, step, n):  # type: ign
             if cells[at] > into[to] or into[to] != into[to]:
                 into[to] = cells[at]
             at -= step
-    elif kind == LAST or kind == SEEN:
+    elif kind in (LAST, SEEN):
         _merge_newest(kind, into, to, cells, at, step, n)
     elif kind == BITS:
         for _ in range(n):

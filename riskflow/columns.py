@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -52,9 +54,40 @@ def _take_text(data, offsets, rows, new_offsets, out):  # type: ignore[no-untype
         out[new_offsets[i] : new_offsets[i + 1]] = data[a:b]
 
 
+@njit(cache=True)
+def _number(data, offsets, hashes, table, numbers, firsts):  # type: ignore[no-untyped-def]
+    """Numbers distinct texts by an open hash table of their numbers; equal hashes are compared byte by byte."""
+    n = 0
+    last = table.shape[0] - 1
+    for i in range(numbers.shape[0]):
+        if offsets[i + 1] - offsets[i] == 1 and data[offsets[i]] == 0xFF:
+            numbers[i] = -1
+            continue
+        at = hashes[i] & last
+        while table[at] >= 0 and not _same(data, offsets, hashes, i, firsts[table[at]]):
+            at = (at + 1) & last
+        if table[at] < 0:
+            table[at] = n
+            firsts[n] = i
+            n += 1
+        numbers[i] = table[at]
+    return n
+
+
+@njit
+def _same(data, offsets, hashes, i, j):  # type: ignore[no-untyped-def]
+    length = offsets[i + 1] - offsets[i]
+    if hashes[i] != hashes[j] or offsets[j + 1] - offsets[j] != length:
+        return False
+    for k in range(length):  # noqa: SIM110 - compiled
+        if data[offsets[i] + k] != data[offsets[j] + k]:
+            return False
+    return True
+
+
 @dataclass(frozen=True)
 class Text:
-    """A column of UTF-8 strings: bytes of row i are data[offsets[i]:offsets[i + 1]]. Missing is the single byte 0xFF."""
+    """A column of UTF-8 strings: row i is data[offsets[i]:offsets[i + 1]]. Missing is the single byte 0xFF."""
 
     data: U1
     offsets: I8  # n + 1
@@ -77,7 +110,7 @@ class Text:
 
     def values(self) -> list[bytes]:
         whole, bounds = self.data.tobytes(), self.offsets.tolist()
-        return [whole[a:b] for a, b in zip(bounds, bounds[1:], strict=False)]
+        return [whole[a:b] for a, b in pairwise(bounds)]
 
     def strings(self) -> list[str | None]:
         return [None if v == self.MISSING else v.decode() for v in self.values()]
@@ -86,7 +119,8 @@ class Text:
         lengths = np.diff(self.offsets)
         if not len(self.data):
             return np.zeros(len(self), np.bool_)
-        return (lengths == 1) & (self.data[np.minimum(self.offsets[:-1], len(self.data) - 1)] == 0xFF)
+        first: U1 = self.data[np.minimum(self.offsets[:-1], len(self.data) - 1)]
+        return np.logical_and(lengths == 1, first == 0xFF)
 
     def take(self, rows: I8) -> Text:
         offsets = np.zeros(len(rows) + 1, np.int64)
@@ -97,6 +131,22 @@ class Text:
 
     def hashes(self, seed: int = 0) -> I8:
         """64-bit hashes (FNV-1a with murmur3's finish), the same on every machine."""
+        return self._plain_hashes if seed == 0 else self._hashed(seed)
+
+    def numbered(self) -> tuple[I8, I8]:
+        """Where each distinct text stands first, in order of appearance; and each row's number among them, or -1."""
+        numbers, firsts = np.empty(len(self), np.int64), np.empty(len(self), np.int64)
+        table = np.full(1 << (2 * len(self)).bit_length(), -1, np.int64)
+        n = _number(self.data, self.offsets, self.hashes(), table, numbers, firsts)
+        return firsts[:n], numbers
+
+    @cached_property
+    def _plain_hashes(self) -> I8:
+        out = self._hashed(0)
+        out.flags.writeable = False
+        return out
+
+    def _hashed(self, seed: int) -> I8:
         out = np.empty(len(self), np.int64)
         _hash_text(self.data, self.offsets, seed, out)
         return out
@@ -160,7 +210,7 @@ def row_sum(parts: Sequence[F8]) -> F8:
 
 
 # ---- the bytes of a block --------------------------------------------------------------------------------------------
-# 4 bytes length of a JSON header, the header, then the buffers in its order. Text is an offsets buffer and a data buffer.
+# 4 bytes length of a JSON header, the header, then the buffers in its order. Text is a buffer of lengths and one of data.
 
 _MAGIC = b"RF1 "
 
@@ -187,7 +237,8 @@ def decode(block: bytes) -> tuple[Columns, dict[str, Any]]:
         raise ValueError(f"not a block: it starts with {bytes(block[:8])!r}")
     at = 8 + int.from_bytes(block[4:8], "little")
     header = json.loads(bytes(block[8:at]))
-    n, columns = header["n"], {}
+    n: int = header["n"]
+    columns: Columns = {}
     for name, kind, size in header["c"]:
         if kind == "text":
             offsets = np.zeros(n + 1, np.int64)

@@ -40,7 +40,7 @@ class Entity:
 
 @dataclass(frozen=True)
 class FieldType:
-    """How a declared field travels: number and flag as float64, category as int32 code, text as UTF-8 (models, Distinct)."""
+    """How a declared field travels: number and flag as float64, category as int32 code, text as UTF-8."""
 
     kind: str
     optional: bool

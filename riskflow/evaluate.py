@@ -1,4 +1,4 @@
-"""THE evaluation path: observe() folds rows into records, calculate() works out columns. Stream, batch and what-if call these.
+"""THE evaluation path: observe() folds rows into records, calculate() works out columns. All who evaluate call these.
 
 Columns of rows on their way (names with an underscore are ours, so no field can clash):
 
@@ -38,7 +38,7 @@ class Failures:
 
 @dataclass
 class Observation:
-    """One stage's answer: the rows that go on (with features), those refused, and the new records of each entity seen."""
+    """One stage's answer: the rows that go on (with features), those refused, and the new record of each entity."""
 
     columns: Columns
     kept: NDArray[np.int64]  # rows of the input that go on
@@ -52,10 +52,8 @@ def entities_of(stage: Stage, columns: Columns) -> tuple[list[bytes], NDArray[np
     """The distinct entities of these rows in order of appearance, and each row's number among them (-1: has none)."""
     ids = columns[stage.entity.field]
     assert isinstance(ids, Text)
-    values = ids.values()
-    slots: dict[bytes, int] = {}
-    numbers = [slots.setdefault(v, len(slots)) if v != Text.MISSING else -1 for v in values]
-    return list(slots), np.array(numbers, np.int64).reshape(len(values))
+    first_rows, numbers = ids.numbered()
+    return ids.take(first_rows).values(), numbers
 
 
 def observe(
@@ -116,7 +114,7 @@ def calculate(plan: Plan, names: Sequence[str], columns: Columns, failures: Fail
     with np.errstate(all="ignore"):
         for name in names:
             function = plan.usecase.calculations[name]
-            inputs = [columns[i] for i in plan.nodes[name].inputs]
+            inputs = [_read_only(columns[i]) for i in plan.nodes[name].inputs]
             try:
                 columns[name] = _checked(function(*inputs), n)
             except Exception:
@@ -128,11 +126,20 @@ def start(plan: Plan, columns: Columns, failures: Failures) -> None:
     calculate(plan, plan.first_calculations, columns, failures)
 
 
+def _read_only(column: Any) -> Any:
+    """A calculation that writes into its input fails in batch as it does in the stream, where blocks are read-only."""
+    view = column.view()
+    view.flags.writeable = False
+    return view
+
+
 def _checked(values: Any, n: int) -> NDArray[np.float64]:
+    """A result as it travels. Not known is one NaN: the bits of others depend on how numpy cut the column."""
     out = np.asarray(values, np.float64)
     if out.shape != (n,):
         raise ValueError(f"returned shape {out.shape} for {n} rows")
-    return out
+    unknown = np.isnan(out)
+    return np.where(unknown, np.nan, out) if unknown.any() else out
 
 
 def _one_by_one(

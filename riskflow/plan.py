@@ -421,7 +421,7 @@ class _Builder:
         def expression(name: str) -> str:
             if name == TIME:
                 return "t"
-            return f"reads[i, {reads.index(name)}]" if name in reads else f"observed[{observed.index(name)}, i]"
+            return f"reads[row, {reads.index(name)}]" if name in reads else f"observed[{observed.index(name)}, i]"
 
         return tuple(
             kernel.MarkCall(

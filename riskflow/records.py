@@ -10,6 +10,7 @@ three bytes.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 from numba import njit
@@ -28,9 +29,7 @@ _NAN_BITS = int(np.array([np.nan]).view(np.int64)[0])
 _AS_BEFORE, _NAN = 2, 6
 
 
-def unpack_into(
-    packed: Sequence[bytes], widths: I8, rows: I8, keeps_ids: bool
-) -> tuple[I8, F8, tuple[I8, I8, I8]]:
+def unpack_into(packed: Sequence[bytes], widths: I8, rows: I8, keeps_ids: bool) -> tuple[I8, F8, tuple[I8, I8, I8]]:
     """(place, data, ids) of records with room for rows[slot, ring] more tiles each; see windows.States."""
     data, starts = _joined(packed)
     used = np.zeros(rows.size, np.int64)
@@ -55,7 +54,7 @@ def pack_from(place: I8, data: F8, ids: tuple[I8, I8, I8], widths: I8, keeps_ids
     _pack(place, data, data.view(np.int64), *ids, widths, keeps_ids, out, ends)
     bounds = [0, *ends.tolist()]
     whole = out[: bounds[-1]].tobytes()
-    return [whole[a:b] for a, b in zip(bounds, bounds[1:], strict=False)]
+    return [whole[a:b] for a, b in pairwise(bounds)]
 
 
 def _joined(packed: Sequence[bytes]) -> tuple[U1, I8]:

@@ -40,6 +40,7 @@ MINUTE, HOUR, DAY = 60_000, 3_600_000, 86_400_000
 TILES_MS = ((10 * MINUTE, 10_000), (12 * HOUR, 5 * MINUTE), (7 * DAY, HOUR), (90 * DAY, DAY))
 SHORTEST_MS, LONGEST_MS = MINUTE, 90 * DAY
 NEW, DUPLICATE, CONFLICT = 0, 1, 2
+CHUNK = 1000  # rows; not a power of two, whose strides fall into the same cache lines
 
 # columns of the layout's tables
 R_KIND, R_TILE_MS, R_LENGTH, R_WIDTH, R_OPS, R_OPS_END, R_SPANS, R_SPANS_END = range(8)
@@ -114,7 +115,7 @@ def tiles_of(rings, at_ms, now):  # type: ignore[no-untyped-def]
 
 @njit(error_model="numpy")
 def read_windows(rings, ops, spans, results, e, at_ms, now, place, data, bits, acc, acc_bits, reads, i):  # type: ignore[no-untyped-def]
-    """Writes all window features of slot e at at_ms into reads[i]. Newest tile first; each window ends where it ends."""
+    """Writes all window features of slot e at at_ms into reads[i]. Newest tile first."""
     for r in range(rings.shape[0]):
         width = rings[r, R_WIDTH]
         x = e * rings.shape[0] + r
@@ -219,17 +220,17 @@ from riskflow.windows import check_id, read_windows, tiles_of, write_row
 
 @njit(cache=True, error_model="numpy")
 def observe(rings, ops, spans, results, keeps_ids, kind, at_ms, slot, kinds_read, event, content, observed,
-            observed_bits, reads, verdict, place, data, bits, ids, checks, n_ids, acc, acc_bits, now):
+            observed_bits, reads, verdict, place, data, bits, ids, checks, n_ids, acc, acc_bits, now, begin, end):
     late = 0
-    for i in range(slot.shape[0]):
-        e, k, t = slot[i], kind[i], at_ms[i]
+    for i in range(begin, end):
+        row, e, k, t = i - begin, slot[i], kind[i], at_ms[i]
         if keeps_ids:
             verdict[i] = check_id(ids, checks, n_ids, e, event[i], content[i])
             if verdict[i] != 0:
                 continue
         tiles_of(rings, t, now)
         if kinds_read[k]:
-            read_windows(rings, ops, spans, results, e, t, now, place, data, bits, acc, acc_bits, reads, i)
+            read_windows(rings, ops, spans, results, e, t, now, place, data, bits, acc, acc_bits, reads, row)
 {marks}
         late += write_row(rings, ops, e, k, t, now, place, data, bits, observed, observed_bits, i)
     return late
@@ -240,7 +241,7 @@ Loop = Callable[..., int]
 
 @dataclass(frozen=True)
 class MarkCall:
-    """One mark in the loop: the compiled function's source, its inputs as expressions, the row of `observed` it fills."""
+    """One mark in the loop: its compiled source, its inputs as expressions, the row of `observed` that it fills."""
 
     kind: int
     function: str
@@ -276,7 +277,8 @@ def _module(name: str, text: str, folder: Path) -> ModuleType:
         unfinished.write_text(text)
         unfinished.replace(path)
     spec = importlib.util.spec_from_file_location(name, path)
-    assert spec and spec.loader  # a path that ends in .py always has both
+    assert spec is not None  # a path that ends in .py always has it
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     spec.loader.exec_module(module)
@@ -285,7 +287,7 @@ def _module(name: str, text: str, folder: Path) -> ModuleType:
 
 @dataclass
 class Observed:
-    """What the kernel said: reads (features x rows), observed with marks filled in, verdicts, late rows, new records."""
+    """What the kernel said: reads (features x rows), observed with marks filled in, verdicts, new records."""
 
     reads: F8
     observed: F8
@@ -310,17 +312,25 @@ def observe(
 ) -> Observed:
     """Folds rows (in order) into the records of their entities.
 
-    kind, at_ms, slot, event (hash of kind and id), content (hash): one for each row. observed: columns x rows, row-major.
+    kind, at_ms, slot, event (hash of kind and id), content (hash): one for each row. observed: columns x rows.
     records: one for each slot, None for an entity never seen. kinds_read: which kinds need their windows read.
     """
     kinds = len(kinds_read)
     rows = np.bincount(slot * kinds + kind, minlength=len(records) * kinds).reshape(len(records), kinds)
     states = unpack(layout, records, rows[:, layout.rings[:, R_KIND]])
-    reads, verdicts = np.full((len(slot), n_reads), np.nan), np.zeros(len(slot), np.int8)
-    acc = np.zeros(int(layout.widths.max(initial=1)))
-    late = loop(
+    n, late = len(slot), 0
+    reads, verdicts = np.empty((n_reads, n)), np.zeros(n, np.int8)
+    chunk, acc = np.empty((min(n, CHUNK), n_reads)), np.zeros(int(layout.widths.max(initial=1)))
+    fixed = (
         layout.rings, layout.ops, layout.spans, layout.results, layout.keeps_ids, kind, at_ms, slot, kinds_read, event,
-        content, observed, observed.view(np.int64), reads, verdicts, states.place, states.data,
+        content, observed, observed.view(np.int64), chunk, verdicts, states.place, states.data,
         states.data.view(np.int64), *states.ids, acc, acc.view(np.int64), np.zeros(len(layout.rings), np.int64),
     )  # fmt: skip
-    return Observed(np.ascontiguousarray(reads.T), observed, verdicts, late, pack(layout, states))
+    for begin in range(
+        0, n, CHUNK
+    ):  # the kernel writes row by row what is needed column by column: turned in the cache
+        end = min(n, begin + CHUNK)
+        chunk.fill(np.nan)
+        late += loop(*fixed, begin, end)
+        reads[:, begin:end] = chunk[: end - begin].T
+    return Observed(reads, observed, verdicts, late, pack(layout, states))

@@ -22,6 +22,7 @@ class Status:
     """One look at a reader. `behind_s` is None while it is not known."""
 
     reachable: bool
+    set_up: bool
     behind_s: float | None
     behind_records: int | None
     error: str | None
@@ -44,11 +45,12 @@ class Progress:
         self._current_s: float | None = None  # everything written before this moment has been read
         self._answered_s: float | None = None
         self._error: str | None = "not connected yet"
+        self._set_up = True
         metrics.behind_of(use_case, lambda: self.status().behind_s)
 
     def begin(self, positions: Mapping[int, int]) -> None:
         with self._lock:
-            self._positions, self._target, self._ends = dict(positions), None, {}
+            self._positions, self._target, self._ends, self._set_up = dict(positions), None, {}, True
             self._answered()
 
     def took(self, scores: int, positions: Mapping[int, int]) -> None:
@@ -66,10 +68,13 @@ class Progress:
             self._answered()
             self._compare()
 
-    def failed(self, error: BaseException) -> None:
+    def failed(self, error: Exception, *, away: bool, missing: bool) -> bool:
+        """away: the broker did not answer; missing: it has no such topic. True when the reason is a new one."""
         with self._lock:
-            self._error = str(error) or repr(error)
-            self._answered_s = None
+            text, before = str(error) or repr(error), self._error
+            self._error, self._set_up = text, not missing
+            self._answered_s = None if away else self._clock()
+            return text != before
 
     def unreadable(self, record: Any) -> None:
         self._metrics.unreadable.labels(self._use_case).inc()
@@ -81,7 +86,7 @@ class Progress:
             reachable = self._answered_s is not None and now_s - self._answered_s <= SILENT_S
             behind_s = None if self._current_s is None else max(0.0, now_s - self._current_s)
             records = sum(max(0, end - self._positions.get(p, 0)) for p, end in self._ends.items())
-            return Status(reachable, behind_s, records if self._ends else None, self._error)
+            return Status(reachable, self._set_up, behind_s, records if self._ends else None, self._error)
 
     def _answered(self) -> None:
         self._answered_s, self._error = self._clock(), None

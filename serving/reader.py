@@ -32,7 +32,11 @@ RETRY_S = 1.0
 ENDS_EVERY_S = 1.0
 TOPIC_EVERY_S = 30.0
 CLEAN_EVERY_S = 30.0
-AWAY = (KafkaError, OSError, AssertionError, NotReady)  # kafka-python asserts where a partition has no leader
+AWAY = (KafkaError, OSError)
+
+
+class TopicMissing(NotReady):
+    """`riskflow topics` has not been run for this use case."""
 
 
 class TopicChanged(NotReady):
@@ -60,14 +64,16 @@ class Reader:
         while not self._stopping.is_set():
             try:
                 self._tail()
-            except AWAY as error:
-                self.progress.failed(error)
-                log.warning("scores are not read", topic=self.topic, why=str(error) or repr(error))
-                self._stopping.wait(RETRY_S)
             except Exception as error:
-                self.progress.failed(error)
-                log.exception("scores are not read", topic=self.topic)
-                self._stopping.wait(5 * RETRY_S)
+                self._failed(error)
+                self._stopping.wait(RETRY_S)
+
+    def _failed(self, error: Exception) -> None:
+        """Says so once for each different reason; /readyz and /metrics go on saying it."""
+        new = self.progress.failed(error, away=isinstance(error, AWAY), missing=isinstance(error, TopicMissing))
+        if new:
+            unexpected = not isinstance(error, (*AWAY, NotReady))
+            log.warning("scores are not read", topic=self.topic, why=str(error) or repr(error), exc_info=unexpected)
 
     def _tail(self) -> None:
         admin = KafkaAdminClient(bootstrap_servers=self._bootstrap, client_id="riskflow-serving", **_TIMEOUTS)
@@ -170,11 +176,11 @@ class Tail:
 
 
 def describe(admin: Any, topic: str) -> tuple[str, int]:
-    """(topic id, number of partitions); raises NotReady where there is no such topic."""
+    """(topic id, number of partitions); raises TopicMissing where there is none."""
     for found in admin.describe_topics([topic]):
         if found["name"] == topic and not found["error_code"]:
             return str(found["topic_id"]), len(found["partitions"])
-    raise NotReady(f"topic {topic} is missing. Run `riskflow topics`.")
+    raise TopicMissing(f"topic {topic} is missing. Run `riskflow topics {topic.rpartition('.')[0]}`.")
 
 
 def as_row(record: Any) -> Row | None:

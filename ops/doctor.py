@@ -16,6 +16,7 @@ from ops import airflow, kafka, local, ports, redis
 from ops.ready import Usecase, inspect
 from ops.service import Service
 from riskflow.errors import NotReady, RiskflowError
+from riskflow.keys import load_public_keys
 from riskflow.settings import PROJECT, settings
 from riskflow.usecase import usecase_names
 
@@ -200,6 +201,11 @@ def _redis_config(key: str, wanted: str) -> str:
     return f"{key} {found}"
 
 
+def check_keys() -> str:
+    """Without its public half nothing that was signed can be loaded."""
+    return f"{len(load_public_keys(settings().keys_folder))} in {settings().keys_folder}"
+
+
 # The use cases
 
 
@@ -230,9 +236,9 @@ def check_heads(usecase: Usecase) -> str:
 
 def check_champion(usecase: Usecase) -> str:
     version = usecase.champion()
-    if not version:
+    if version is None:
         raise Unfit("no published model: workers wait")
-    return f"version {version}"
+    return f"version {version}, signed and fit for this plan"
 
 
 def set_broker_time(topic: str) -> str:
@@ -268,6 +274,7 @@ CHECKS: list[tuple[str, Callable[[], str], str]] = [
     ("packages", check_packages, "make setup"),
     ("crontab guard", check_croniter, "make setup"),
     ("disk", check_disk, "set RISKFLOW_HOME to a folder with more space"),
+    ("signing keys", check_keys, "riskflow keys"),
     ("ports", check_ports, UP),
     ("Kafka", check_kafka, UP),
     ("Redis", check_redis, UP),

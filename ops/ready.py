@@ -11,9 +11,12 @@ from kafka.admin import ConfigResource, ConfigResourceType
 
 from batch import topics as batch_topics
 from ops import kafka, redis
+from riskflow.bundle import verify
 from riskflow.errors import NotReady
+from riskflow.keys import load_public_keys
 from riskflow.names import Names
 from riskflow.plan import Plan
+from riskflow.registry import CHAMPION, Registry, check_move
 from riskflow.settings import Settings, settings
 from riskflow.usecase import load_usecase
 
@@ -56,9 +59,15 @@ class Usecase:
             if not self.store.exists(key)
         ]
 
-    def champion(self) -> str | None:
-        found: str | None = self.store.hget(self.names.aliases, "champion")
-        return found
+    def champion(self) -> int | None:
+        """The version that workers load; BundleRefused when they would not. None: nothing was published."""
+        registry = Registry(self.store, self.names)
+        move = registry.champion()
+        if move is None:
+            return None
+        keys = load_public_keys(self.conf.keys_folder)
+        check_move(move, keys, self.names, CHAMPION)
+        return verify(registry.raw(move.version), keys, plan=self.plan).version
 
     def _heads(self, stage: str, partitions: int) -> list[str]:
         return [self.names.head(stage, partition) for partition in range(partitions)]
@@ -72,6 +81,6 @@ def inspect(name: str) -> Iterator[Usecase]:
     if problem:
         raise NotReady(problem)
     plan = Plan.of(load_usecase(name, conf.usecases))
-    with batch_topics.Cluster(conf.kafka) as cluster, redis.client(conf.redis_url) as store:
+    with batch_topics.Cluster(conf.kafka) as cluster, redis.client(conf.redis_url, text=False) as store:
         generation = int(store.get(Names(name, prefix=conf.topic_prefix).current_generation) or 1)
         yield Usecase(plan, Names(name, generation, conf.topic_prefix), conf, cluster, store)

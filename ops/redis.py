@@ -55,8 +55,9 @@ def problem(url: str) -> str | None:
     return None
 
 
-def client(url: str, timeout_s: float = 2.0) -> redis.Redis:
-    return redis.Redis.from_url(url, socket_connect_timeout=timeout_s, socket_timeout=timeout_s, decode_responses=True)
+def client(url: str, timeout_s: float = 2.0, text: bool = True) -> redis.Redis:
+    """A connection that gives up soon; answers are text unless binary values are read."""
+    return redis.Redis.from_url(url, socket_connect_timeout=timeout_s, socket_timeout=timeout_s, decode_responses=text)
 
 
 def executable() -> str:

@@ -20,8 +20,16 @@ import psutil
 import pytest
 from kafka.admin import KafkaAdminClient, NewTopic
 
+from batch.bundling import build_bundle
 from ops import kafka, local, ports, process, redis
 from ops.process import Identity
+from riskflow.keys import load_private_key, make_keys
+from riskflow.names import Names
+from riskflow.plan import Plan
+from riskflow.policy import Policy
+from riskflow.registry import Registry
+from riskflow.settings import settings
+from riskflow.usecase import load_usecase
 
 pytestmark = pytest.mark.services
 
@@ -245,6 +253,23 @@ def test_doctor_follows_a_use_case_from_nothing_to_topics_and_heads(services: lo
     assert repaired["card_fraud: broker time"]["ok"]
     assert "no published model" in repaired["card_fraud: champion"]["value"]
     assert repaired["card_fraud: champion"]["repair"] == "riskflow retrain card_fraud"
+
+
+def test_doctor_trusts_only_a_champion_that_workers_would_load(services: local.Services) -> None:
+    prefix = {"RISKFLOW_TOPIC_PREFIX": "champion."}
+    make_keys(settings().keys_folder)
+    plan = Plan.of(load_usecase("card_fraud", settings().usecases))
+    rules_only = Policy.load(plan.usecase.folder / "policy.yaml").start()
+    with redis.client(services.redis_url, text=False) as client:
+        registry = Registry(client, Names("card_fraud", prefix="champion."))
+        bundle = build_bundle(plan, models={}, policy_numbers=rules_only)
+        registry.publish(bundle, load_private_key(settings().keys_folder), who="test", why="test")
+        assert doctor(**prefix)["card_fraud: champion"]["value"].startswith("version 1")
+
+        client.set(registry.names.bundle(1), registry.raw(1)[:-20] + bytes(20))
+        told = doctor(**prefix)["card_fraud: champion"]
+    assert not told["ok"]
+    assert told["repair"] == "riskflow retrain card_fraud"
 
 
 @pytest.mark.airflow

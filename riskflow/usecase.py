@@ -74,8 +74,9 @@ def _declared(modules: list[types.ModuleType]) -> dict[str, Any]:
     """Public declarations by name. What a module has from another one is the same thing, not a second one."""
     found: dict[str, Any] = {}
     for module in modules:
+        makes_models = module.__name__.endswith(".models")  # its functions make estimators, they are no features
         for key, value in vars(module).items():
-            own = inspect.isfunction(value) and value.__module__ == module.__name__
+            own = inspect.isfunction(value) and value.__module__ == module.__name__ and not makes_models
             if key.startswith("_") or not (own or isinstance(value, Entity | Feed | Windows | Mark | Model)):
                 continue
             if key in found and found[key] != value:

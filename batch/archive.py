@@ -1,0 +1,251 @@
+"""`riskflow archive`: reads a use case's topics from where the lake ends to the log's end, into Parquet.
+
+Each file is written under a temporary name and renamed; its name says which offsets it holds. So a second run adds
+nothing, and one that was killed is continued by the next without a hole. One run at a time holds a lock.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from kafka import KafkaConsumer, TopicPartition
+
+from batch import lake
+from batch.archive_records import Frames, framing
+from batch.topics import Cluster
+from riskflow.errors import NotReady
+from riskflow.hashkey import read_hash_key
+from riskflow.names import Names
+from riskflow.plan import Plan
+from riskflow.settings import Settings
+
+FLUSH_BYTES = 32 * 1024 * 1024  # of one partition in memory before a file is written
+POLL_MS, POLL_RECORDS = 1000, 20_000
+ANSWER_S = 60.0
+Record = Any
+
+
+@dataclass
+class Archived:
+    """What one run added to one topic."""
+
+    messages: int = 0
+    rows: int = 0
+    files: int = 0
+    bad: int = 0  # records that are not what their topic holds; their bytes are kept
+    gaps: list[tuple[int, int, int]] = field(default_factory=list)
+
+
+@dataclass
+class ArchiveResult:
+    """What a run added, and what is missing for good."""
+
+    lake: Path
+    topics: dict[str, Archived]
+    seconds: float
+
+    @property
+    def added(self) -> int:
+        return sum(t.messages for t in self.topics.values())
+
+    @property
+    def gaps(self) -> list[str]:
+        return [f"{name} {p}/{a}-{b}" for name, t in self.topics.items() for p, a, b in t.gaps]
+
+    def summary(self) -> dict[str, Any]:
+        """The same as JSON values."""
+        topics = {
+            n: {"messages": t.messages, "rows": t.rows, "files": t.files, "bad": t.bad} for n, t in self.topics.items()
+        }
+        return {"added": self.added, "gaps": self.gaps, "seconds": round(self.seconds, 3), "topics": topics}
+
+
+def archive(plan: Plan, conf: Settings, only: list[str] | None = None) -> ArchiveResult:
+    """Brings the lake up to the logs' ends. `only`: names of topics, all of the use case by default.
+
+    Raises NotReady where a topic is missing, or is another log than the one in the lake.
+    """
+    started = time.monotonic()
+    names = Names(plan.name, prefix=conf.topic_prefix)
+    kinds = framing(plan, names, read_hash_key(plan, conf.keys_folder))
+    wanted = {t: f for t, f in kinds.items() if only is None or t in only}
+    with _locked(conf.lake_folder, plan.name), Cluster(conf.kafka) as cluster:
+        there = cluster.topics()
+        _check_topics(plan, conf.lake_folder, list(wanted), there)
+        ranges = cluster.log_ranges({t: there[t][1] for t in wanted})
+        topics = {
+            t: _Topic(conf.lake_folder, t, there[t], frames, ranges).bring(conf.kafka) for t, frames in wanted.items()
+        }
+    return ArchiveResult(conf.lake_folder, topics, time.monotonic() - started)
+
+
+@contextmanager
+def _locked(folder: Path, usecase: str) -> Iterator[None]:
+    """Two runs at once would write overlapping files; the second waits for the first."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / f".{usecase}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _check_topics(plan: Plan, folder: Path, wanted: list[str], there: dict[str, tuple[str, int]]) -> None:
+    missing = [t for t in wanted if t not in there]
+    if missing:
+        raise NotReady(f"topics missing: {', '.join(missing)}. Run `riskflow topics {plan.name}`.")
+    for topic in wanted:
+        known = _topic_id(folder / topic)
+        if known not in (None, there[topic][0]):
+            raise NotReady(
+                f"{topic} was deleted and made again: its offsets are not those in {folder / topic}. "
+                "Move that folder away (readers will not see it any more), then run this again."
+            )
+
+
+def _topic_id(folder: Path) -> str | None:
+    path = folder / lake.TOPIC_FILE
+    return str(json.loads(path.read_text())["topic_id"]) if path.is_file() else None
+
+
+class _Topic:
+    """One topic on its way into the lake."""
+
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        info: tuple[str, int],
+        frames: Frames,
+        ranges: dict[tuple[str, int], tuple[int, int]],
+    ) -> None:
+        self.folder, self.name, self.frames = folder / name, name, frames
+        self._id, self._partitions = info
+        self._log = {p: ranges[name, p] for p in range(self._partitions)}
+        self._lake = folder
+        self.out = Archived()
+
+    def bring(self, kafka: str) -> Archived:
+        """Reads what is new and writes it."""
+        self._clean()
+        done = lake.ends(self._lake, self.name)
+        starts = {p: max(done.get(p, 0), first) for p, (first, _) in self._log.items()}
+        todo = {p: (starts[p], end) for p, (_, end) in self._log.items() if starts[p] < end}
+        if todo:
+            for partition, records, first, last in read_log(kafka, self.name, todo):
+                self._write(partition, records, first, last)
+        self.out.gaps = lake.gaps(self._lake, self.name)
+        return self.out
+
+    def _clean(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for left in self.folder.glob("date=*/.*.tmp"):
+            left.unlink()
+        if _topic_id(self.folder) is None:
+            (self.folder / lake.TOPIC_FILE).write_text(json.dumps({"topic": self.name, "topic_id": self._id}))
+
+    def _write(self, partition: int, records: list[Record], first: int, last: int) -> None:
+        """One file for each day and shape of the records, in the order of their offsets."""
+        shapes = [(_day(r.timestamp), self.frames.shape(r)) for r in records]
+        runs = [[r for r, _ in run] for _, run in groupby(zip(records, shapes, strict=True), key=lambda x: x[1])]
+        for i, run in enumerate(runs):
+            upto = runs[i + 1][0].offset - 1 if i + 1 < len(runs) else last
+            frame, bad = self.frames.frame(run)
+            self._file(_day(run[0].timestamp), lake.part_name(partition, first, upto), frame)
+            first = upto + 1
+            self.out.rows += len(frame)
+            self.out.messages += len(run)
+            self.out.bad += bad
+            self.out.files += 1
+
+    def _file(self, day: str, name: str, frame: pl.DataFrame) -> None:
+        folder = self.folder / f"date={day}"
+        folder.mkdir(exist_ok=True)
+        temporary = folder / f".{name}.tmp"
+        with temporary.open("wb") as file:
+            frame.write_parquet(file, compression="zstd")
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.rename(folder / name)
+
+
+def _day(timestamp_ms: int) -> str:
+    return datetime.fromtimestamp(timestamp_ms / 1000, UTC).strftime("%Y-%m-%d")
+
+
+def read_log(
+    kafka: str, topic: str, ranges: dict[int, tuple[int, int]], flush_bytes: int = FLUSH_BYTES
+) -> Iterator[tuple[int, list[Record], int, int]]:
+    """(partition, records, first, last) until each partition's range [start, end) is read.
+
+    first and last are the offsets that these records stand for: compacted ones and markers of transactions included.
+    Raises NotReady when Kafka stops answering.
+    """
+    tps = {TopicPartition(topic, p): r for p, r in ranges.items() if r[0] < r[1]}
+    consumer = _consumer(kafka)
+    try:
+        consumer.assign(list(tps))
+        for tp, (start, _) in tps.items():
+            consumer.seek(tp, start)
+        yield from _drain(consumer, tps, flush_bytes)
+    finally:
+        consumer.close()
+
+
+def _consumer(kafka: str) -> KafkaConsumer:
+    return KafkaConsumer(
+        bootstrap_servers=kafka.split(","),
+        isolation_level="read_committed",
+        enable_auto_commit=False,
+        auto_offset_reset="none",
+        max_poll_records=POLL_RECORDS,
+        max_partition_fetch_bytes=8 * 1024 * 1024,
+        fetch_max_bytes=32 * 1024 * 1024,
+        check_crcs=False,  # the broker checked them
+    )
+
+
+def _drain(
+    consumer: KafkaConsumer, tps: dict[TopicPartition, tuple[int, int]], flush_bytes: int
+) -> Iterator[tuple[int, list[Record], int, int]]:
+    waiting: dict[TopicPartition, list[Record]] = {tp: [] for tp in tps}
+    starts = {tp: start for tp, (start, _) in tps.items()}
+    sizes = dict.fromkeys(tps, 0)
+    heard = time.monotonic()
+    while waiting:
+        for tp, records in consumer.poll(POLL_MS).items():
+            heard = time.monotonic()
+            mine = [r for r in records if r.offset < tps[tp][1]]
+            waiting.setdefault(tp, []).extend(mine) if tp in waiting else None
+            sizes[tp] += sum(len(r.value or b"") + 100 for r in mine)
+        for tp in list(waiting):
+            position = min(consumer.position(tp), tps[tp][1])
+            finished = position >= tps[tp][1]
+            if (finished or sizes[tp] > flush_bytes) and position > starts[tp]:
+                if waiting[tp]:
+                    yield tp.partition, waiting[tp], starts[tp], position - 1
+                    starts[tp] = position
+                waiting[tp], sizes[tp] = [], 0
+            if finished:
+                del waiting[tp]
+                consumer.pause(tp)
+        if time.monotonic() - heard > ANSWER_S:
+            raise NotReady(
+                f"Kafka has not answered for {ANSWER_S:.0f} s while {list(waiting)} were read. Run `riskflow up`."
+            )
+
+
+def records_of(kafka: str, topic: str, ranges: dict[int, tuple[int, int]], each: Callable[[Record], None]) -> None:
+    """Calls `each` with every record of the ranges, partition by partition in order."""
+    for _, records, _, _ in read_log(kafka, topic, ranges):
+        for record in records:
+            each(record)

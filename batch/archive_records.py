@@ -1,0 +1,221 @@
+"""What a record of each topic becomes in Parquet. Ids of hashed entities are hashed here too: no raw one gets in."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any, Protocol
+
+import msgspec
+import numpy as np
+import polars as pl
+
+from batch.lake import ACCEPTED, BROKER_MS, EPOCH, KEY, OFFSET, PARKED, PARTITION, ROW, STATUS, VALUE, frame_of
+from riskflow.columns import Columns, concat, decode, n_rows
+from riskflow.declare import CATEGORY, TEXT, Feed
+from riskflow.errors import EventRejected
+from riskflow.evaluate import ID, TIME
+from riskflow.events import Decoder
+from riskflow.names import Names
+from riskflow.plan import Plan
+
+Record = Any
+BAD = "bad"
+
+
+class Frames(Protocol):
+    """How records of a topic become a table; records of different shapes go into different files."""
+
+    def shape(self, record: Record) -> Any: ...
+
+    def frame(self, records: list[Record]) -> tuple[pl.DataFrame, int]: ...
+
+
+def framing(plan: Plan, names: Names, hash_key: bytes) -> dict[str, Frames]:
+    """Topic -> how it is archived, for every topic of a use case that is."""
+    hide = Hide(plan, hash_key)
+    feeds: dict[str, Frames] = {names.feed(f.name): FeedFrames(plan, f, hash_key, hide) for f in plan.usecase.feeds}
+    return {**feeds, names.rows: RowFrames(), names.scores: ScoreFrames(), names.rejected: RejectedFrames(hide)}
+
+
+class Hide:
+    """Takes raw ids of hashed entities out of messages; what cannot be read is not kept then."""
+
+    def __init__(self, plan: Plan, hash_key: bytes) -> None:
+        self._fields = [e.field for e in plan.usecase.entities if e.hashed]
+        self._decoder = Decoder(plan, plan.scored, hash_key) if self._fields else None
+        self._entities = {e.field: e for e in plan.usecase.entities if e.hashed}
+
+    def __call__(self, value: bytes | None) -> bytes | None:
+        if self._decoder is None or value is None:
+            return value
+        try:
+            message = msgspec.json.decode(value)
+            found = {f: message[f] for f in self._fields if message.get(f) is not None}
+            hidden = {f: self._decoder._entity(_Message(found), self._entities[f]) for f in found}
+            return msgspec.json.encode({**message, **hidden})
+        except (msgspec.DecodeError, AttributeError, EventRejected, RecursionError):
+            return None
+
+    def key(self, key: bytes | None) -> bytes | None:
+        return key if self._decoder is None else None
+
+
+class _Message:
+    def __init__(self, fields: dict[str, Any]) -> None:
+        self.__dict__.update(fields)
+
+
+def base(records: list[Record]) -> dict[str, pl.Series]:
+    """Where each record stands and when the broker took it."""
+    return {
+        PARTITION: pl.Series([r.partition for r in records], dtype=pl.Int32),
+        OFFSET: pl.Series([r.offset for r in records], dtype=pl.Int64),
+        BROKER_MS: pl.Series([r.timestamp for r in records], dtype=pl.Int64),
+    }
+
+
+class FeedFrames:
+    """Messages of producers: their bytes, and the decoded fields of those that can be taken."""
+
+    def __init__(self, plan: Plan, feed: Feed, hash_key: bytes, hide: Hide) -> None:
+        self._plan, self._feed, self._hide = plan, feed, hide
+        self._decoder = Decoder(plan, feed, hash_key)
+        self._needed = [i for i, e in enumerate(plan.usecase.entities) if not e.optional]
+        if feed is not plan.scored:  # a row without ids is shown as parked, with its other fields
+            self._decoder.entities = tuple(dataclasses.replace(e, optional=True) for e in plan.usecase.entities)
+
+    def shape(self, record: Record) -> Any:
+        return None
+
+    def frame(self, records: list[Record]) -> tuple[pl.DataFrame, int]:
+        decoded = [self._row(r) for r in records]
+        rows = [row for row, _ in decoded]
+        out = base(records)
+        out[KEY] = pl.Series([self._hide.key(r.key) for r in records], dtype=pl.Binary)
+        out[VALUE] = pl.Series([self._hide(r.value) for r in records], dtype=pl.Binary)
+        out[STATUS] = pl.Series([status for _, status in decoded], dtype=pl.String)
+        for i, (name, kind) in enumerate(self._columns()):
+            out[name] = pl.Series([None if row is None else row[i] for row in rows], dtype=kind)
+        return pl.DataFrame(out), sum(status not in (ACCEPTED, PARKED) for _, status in decoded)
+
+    def _row(self, record: Record) -> tuple[tuple[Any, ...] | None, str]:
+        try:
+            row = self._decoder.row(record.value, record.timestamp)
+        except EventRejected as error:
+            return None, error.kind
+        return row, PARKED if any(row[2 + i] is None for i in self._needed) else ACCEPTED
+
+    def _columns(self) -> list[tuple[str, Any]]:
+        kinds = {TEXT: pl.String, CATEGORY: pl.Int32}
+        fields = [(n, kinds.get(k.kind, pl.Float64)) for n, k in self._feed.types.items()]
+        return [(ID, pl.String), (TIME, pl.Int64), *((e, pl.String) for e in self._plan.entities), *fields]
+
+
+class RowFrames:
+    """Blocks of full rows as real columns; a bundle or plan with other columns begins another file."""
+
+    def shape(self, record: Record) -> Any:
+        try:
+            at = 8 + int.from_bytes(record.value[4:8], "little")
+            return tuple((name, kind) for name, kind, _ in json.loads(record.value[8:at])["c"])
+        except (ValueError, TypeError, KeyError):
+            return BAD
+
+    def frame(self, records: list[Record]) -> tuple[pl.DataFrame, int]:
+        blocks = [block for r in records if (block := block_rows(r)) is not None]
+        if not blocks:
+            return pl.DataFrame({OFFSET: pl.Series([], dtype=pl.Int64)}), len(records)
+        return frame_of(concat(blocks)), len(records) - len(blocks)
+
+
+def block_rows(record: Record) -> Columns | None:
+    """A block's rows with where each stands on this topic; None for what is not a block."""
+    try:
+        columns, meta = decode(record.value)
+    except (ValueError, TypeError, KeyError):
+        return None
+    n = n_rows(columns)
+    columns[PARTITION] = np.full(n, record.partition, np.int32)
+    columns[OFFSET] = np.full(n, record.offset, np.int64)
+    columns[ROW] = np.arange(n, dtype=np.int32)
+    columns[BROKER_MS] = np.full(n, record.timestamp, np.int64)
+    columns[EPOCH] = np.full(n, meta["epoch"], np.int64)
+    return columns
+
+
+class ScoreFrames:
+    """Scores: the fields of their JSON, and from the headers when, by which epoch and which worker."""
+
+    FIELDS = (
+        ("event_id", pl.String), ("score", pl.Float64), ("band", pl.String), ("action", pl.String),
+        ("bundle", pl.Int64), ("occurred_at", pl.Int64),
+    )  # fmt: skip
+    LISTS = ("reasons", "degraded")
+
+    def shape(self, record: Record) -> Any:
+        return None
+
+    def frame(self, records: list[Record]) -> tuple[pl.DataFrame, int]:
+        scores = [_object(r.value) for r in records]
+        headers = [dict(r.headers) for r in records]
+        out = base(records)
+        for name, kind in self.FIELDS:
+            out[name] = pl.Series([s.get(name) for s in scores], dtype=kind, strict=False)
+        for name in self.LISTS:
+            out[name] = pl.Series([json.dumps(s.get(name, [])) for s in scores], dtype=pl.String)
+        out["positions"] = pl.Series([json.dumps(s.get("positions", {})) for s in scores], dtype=pl.String)
+        out["decided_at"] = pl.Series([_number(h.get("decided-at")) for h in headers], dtype=pl.Int64)
+        out[EPOCH] = pl.Series([_number(h.get("epoch")) or 0 for h in headers], dtype=pl.Int64)
+        out["worker"] = pl.Series([_text(h.get("worker")) for h in headers], dtype=pl.String)
+        bad = [not s for s in scores]
+        out[VALUE] = pl.Series([r.value if b else None for r, b in zip(records, bad, strict=True)], dtype=pl.Binary)
+        return pl.DataFrame(out), sum(bad)
+
+
+class RejectedFrames:
+    """What could not be taken: its bytes, and the reason from the headers."""
+
+    HEADERS = (
+        "error-type",
+        "error-detail",
+        "error-where",
+        "stage",
+        "source-topic",
+        "source-partition",
+        "source-offset",
+    )
+
+    def __init__(self, hide: Hide) -> None:
+        self._hide = hide
+
+    def shape(self, record: Record) -> Any:
+        return None
+
+    def frame(self, records: list[Record]) -> tuple[pl.DataFrame, int]:
+        out = base(records)
+        headers = [dict(r.headers) for r in records]
+        out[KEY] = pl.Series([r.key for r in records], dtype=pl.Binary)
+        out[VALUE] = pl.Series([self._hide(r.value) for r in records], dtype=pl.Binary)
+        for name in self.HEADERS:
+            out[name.replace("-", "_")] = pl.Series([_text(h.get(name)) for h in headers], dtype=pl.String)
+        return pl.DataFrame(out), 0
+
+
+def _object(value: bytes | None) -> dict[str, Any]:
+    try:
+        found = msgspec.json.decode(value or b"")
+    except msgspec.DecodeError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _number(value: bytes | None) -> int | None:
+    return int(value) if value is not None and value.isdigit() else None
+
+
+def _text(value: bytes | None) -> str | None:
+    return None if value is None else value.decode(errors="replace")
+
+
+__all__ = ["BAD", "Frames", "block_rows", "framing"]

@@ -1,0 +1,261 @@
+"""The lake: archived topics as Parquet, and how they are read.
+
+    lake/<topic>/date=YYYY-MM-DD/part-<partition>-<first>-<last>.parquet     date: of the broker's time, UTC
+    lake/<topic>/topic.json                                                  which log the offsets belong to
+
+A file holds all records of its partition from offset `first` to `last`. What two files both cover is read once: the one
+that begins first, or is longer, wins. Readers get *effective* rows and scores only: of what was sent twice, one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from riskflow.columns import Column, Columns, Text, n_rows
+from riskflow.declare import CATEGORY, TEXT, Feed
+from riskflow.evaluate import DEGRADED, ID, KIND, TIME, empty_field
+from riskflow.names import Names
+from riskflow.plan import Plan
+from riskflow.state import INTAKE_LOG, INTAKE_PARTITION, log_columns
+
+PARTITION, OFFSET, ROW, EPOCH, BROKER_MS = "_partition", "_offset", "_row", "_epoch", "_broker_ms"
+STATUS, VALUE, KEY = "_status", "_value", "_key"
+ACCEPTED, PARKED = "ok", "parked"
+ROW_KEY = (KIND, INTAKE_PARTITION, INTAKE_LOG)  # one row of the world: where it stands in its feed
+_NAME = re.compile(r"part-(\d+)-(\d+)-(\d+)\.parquet")
+TOPIC_FILE = "topic.json"
+
+
+@dataclass(frozen=True)
+class Part:
+    """One file; `start` is the first offset that is read from it, above `first` where another file has the beginning."""
+
+    path: Path
+    partition: int
+    first: int
+    last: int
+    start: int
+
+    @property
+    def clipped(self) -> bool:
+        return self.start > self.first
+
+
+def part_name(partition: int, first: int, last: int) -> str:
+    return f"part-{partition}-{first}-{last}.parquet"
+
+
+def parts(lake: Path, topic: str) -> list[Part]:
+    """The files that together hold each offset once, by partition and offset."""
+    found = []
+    for path in (lake / topic).glob("date=*/part-*.parquet"):
+        match = _NAME.fullmatch(path.name)
+        if match:
+            found.append((path, *map(int, match.groups())))
+    found.sort(key=lambda f: (f[1], f[2], -f[3], str(f[0])))
+    return list(_without_overlap(found))
+
+
+def _without_overlap(found: list[tuple[Path, int, int, int]]) -> Iterator[Part]:
+    ends: dict[int, int] = {}
+    for path, partition, first, last in found:
+        start = max(first, ends.get(partition, 0))
+        if start <= last:
+            yield Part(path, partition, first, last, start)
+            ends[partition] = last + 1
+
+
+def overlaps(lake: Path, topic: str) -> list[str]:
+    """Files of which nothing or not everything is read, because another one covers the same offsets."""
+    used = {p.path: p for p in parts(lake, topic)}
+    there = (lake / topic).glob("date=*/part-*.parquet")
+    return sorted(p.name for p in there if p not in used or used[p].clipped)
+
+
+def ends(lake: Path, topic: str) -> dict[int, int]:
+    """Partition -> the first offset that is not in the lake."""
+    return {p.partition: p.last + 1 for p in parts(lake, topic)}
+
+
+def gaps(lake: Path, topic: str) -> list[tuple[int, int, int]]:
+    """(partition, first, last) of offsets between files that no file has: retention was faster than the archive."""
+    out, before = [], dict[int, int]()
+    for part in parts(lake, topic):
+        if part.first > before.get(part.partition, part.first):
+            out.append((part.partition, before[part.partition], part.first - 1))
+        before[part.partition] = part.last + 1
+    return out
+
+
+def manifest(lake: Path, topics: list[str]) -> list[dict[str, Any]]:
+    """Which files a data set is made of: path in the lake, offset range, sha256."""
+    return [
+        {
+            "path": str(p.path.relative_to(lake)), "partition": p.partition, "first": p.start, "last": p.last,
+            "sha256": _sha256(p.path),
+        }
+        for topic in topics
+        for p in parts(lake, topic)
+    ]  # fmt: skip
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_topic(lake: Path, topic: str, columns: list[str] | None = None) -> pl.DataFrame:
+    """All archived records of a topic, as they were sent; columns that a file does not have are null there."""
+    frames = [_read(part, columns) for part in parts(lake, topic)]
+    frames = [f for f in frames if len(f)]
+    return pl.concat(frames, how="diagonal_relaxed", rechunk=True) if frames else pl.DataFrame()
+
+
+def _read(part: Part, columns: list[str] | None) -> pl.DataFrame:
+    there = columns and [c for c in pl.read_parquet_schema(part.path) if c in {*columns, OFFSET}]
+    frame = pl.read_parquet(part.path, columns=there or None, hive_partitioning=False)
+    return frame.filter(pl.col(OFFSET) >= part.start) if part.clipped else frame
+
+
+# ---- rows ------------------------------------------------------------------------------------------------------------
+
+
+def read_rows(
+    plan: Plan, names: Names, lake: Path, from_ms: int | None = None, to_ms: int | None = None
+) -> pl.DataFrame:
+    """Effective rows with event times from from_ms (inclusive) to to_ms (exclusive), in the order of `rows`."""
+    frame = effective(read_topic(lake, names.rows))
+    if from_ms is not None and len(frame):
+        frame = frame.filter(pl.col(TIME) >= from_ms)
+    if to_ms is not None and len(frame):
+        frame = frame.filter(pl.col(TIME) < to_ms)
+    return frame
+
+
+def rows_as_columns(plan: Plan, names: Names, lake: Path) -> Columns:
+    """Effective rows of all feeds as columns, with every feature of the plan (NaN where a row is older than it)."""
+    return as_columns(plan, read_rows(plan, names, lake))
+
+
+def effective(rows: pl.DataFrame) -> pl.DataFrame:
+    """Of rows with one intake position the one of the highest epoch; of those that are equal bytes the first."""
+    if not len(rows):
+        return rows
+    small = rows.select(*ROW_KEY, EPOCH, PARTITION, OFFSET, ROW).with_row_index("_at")
+    small = small.sort(EPOCH, PARTITION, OFFSET, ROW, descending=[True, False, False, False])
+    kept = small.unique(ROW_KEY, keep="first", maintain_order=True)["_at"]
+    return rows if len(kept) == len(rows) else rows[kept.sort()]
+
+
+def as_columns(plan: Plan, frame: pl.DataFrame) -> Columns:
+    """A table of rows as the columns that the kernel and the models take."""
+    n = len(frame)
+    out: Columns = {}
+    for name in frame.columns:
+        out[name] = column_of(frame[name])
+    for name, kind in plan.fields.items():
+        out.setdefault(name, empty_field(kind.kind, n))
+    for entity in plan.entities:
+        out.setdefault(entity, empty_field(TEXT, n))
+        for position in log_columns(entity):
+            out.setdefault(position, np.full(n, -1, np.int64))
+    for name in plan.features:
+        out.setdefault(name, np.full(n, np.nan))
+    for name in (KIND, TIME, INTAKE_LOG, INTAKE_PARTITION):
+        out.setdefault(name, np.zeros(n, np.int64))
+    for name in (ID, DEGRADED):
+        out.setdefault(name, Text.of([b""] * n))
+    return out
+
+
+def column_of(series: pl.Series) -> Column:
+    """A Parquet column as ours: null is NaN, -1, or the missing text."""
+    if series.dtype in (pl.String, pl.Binary, pl.Null):
+        return Text.of(series.cast(pl.Binary).fill_null(Text.MISSING).to_list())
+    if series.dtype == pl.List:
+        return Text.of_strings(json.dumps(v.to_list() if v is not None else []) for v in series)
+    missing: Any = float("nan") if series.dtype.is_float() else -1
+    if series.null_count():
+        series = series.fill_null(missing)
+    return np.ascontiguousarray(series.to_numpy())
+
+
+def series_of(name: str, column: Column) -> pl.Series:
+    """One of our columns for Parquet: a missing text is null, every other value keeps its bits."""
+    if not isinstance(column, Text):
+        return pl.Series(name, np.ascontiguousarray(column))
+    return pl.Series(name, [None if v == Text.MISSING else v for v in column.values()], pl.Binary).cast(pl.String)
+
+
+def frame_of(columns: Columns) -> pl.DataFrame:
+    """Columns as a table."""
+    return (
+        pl.DataFrame([series_of(name, column) for name, column in columns.items()])
+        if n_rows(columns)
+        else pl.DataFrame()
+    )
+
+
+# ---- feeds and scores ------------------------------------------------------------------------------------------------
+
+
+def read_feed(
+    lake: Path, names: Names, feed: Feed, from_ms: int | None = None, to_ms: int | None = None
+) -> pl.DataFrame:
+    """Messages of a feed that could be decoded, parked ones too, the first of each id; categories as words."""
+    frame = read_topic(lake, names.feed(feed.name))
+    if not len(frame):
+        return pl.DataFrame(schema={ID: pl.String, TIME: pl.Int64, **{n: pl.Null for n in feed.types}})
+    frame = frame.filter(pl.col(STATUS).is_in([ACCEPTED, PARKED]))
+    if from_ms is not None:
+        frame = frame.filter(pl.col(TIME) >= from_ms)
+    if to_ms is not None:
+        frame = frame.filter(pl.col(TIME) < to_ms)
+    # A completed message has the id of the parked one, so the accepted one comes first.
+    frame = frame.sort(pl.col(STATUS) == PARKED, BROKER_MS, PARTITION, OFFSET)
+    return _with_words(feed, frame.unique(ID, keep="first", maintain_order=True))
+
+
+def _with_words(feed: Feed, frame: pl.DataFrame) -> pl.DataFrame:
+    for name, kind in feed.types.items():
+        if kind.kind == CATEGORY and frame[name].dtype != pl.String:
+            words = dict(enumerate(kind.values))
+            frame = frame.with_columns(pl.col(name).replace_strict(words, default=None, return_dtype=pl.String))
+    return frame
+
+
+def read_events(
+    plan: Plan, names: Names, lake: Path, from_ms: int | None = None, to_ms: int | None = None
+) -> pl.DataFrame:
+    """Events as they were sent, with raw bytes (`_value`) and decoded fields; times are event times."""
+    return read_feed(lake, names, plan.scored, from_ms, to_ms)
+
+
+def read_labels(
+    plan: Plan, names: Names, lake: Path, from_ms: int | None = None, to_ms: int | None = None
+) -> pl.DataFrame:
+    """Labels of the first feed that speaks about events: parked ones too, since training needs the event's id only."""
+    feed = next((f for f in plan.usecase.feeds if f.about), None)
+    return read_feed(lake, names, feed, from_ms, to_ms) if feed else pl.DataFrame()
+
+
+def read_scores(
+    plan: Plan, names: Names, lake: Path, from_ms: int | None = None, to_ms: int | None = None
+) -> pl.DataFrame:
+    """Effective scores: one for each event, the one of the highest epoch."""
+    frame = read_topic(lake, names.scores)
+    if not len(frame):
+        return frame
+    frame = frame.sort(EPOCH, OFFSET, descending=[True, False]).unique("event_id", keep="first", maintain_order=True)
+    if from_ms is not None:
+        frame = frame.filter(pl.col("occurred_at") >= from_ms)
+    return frame.filter(pl.col("occurred_at") < to_ms) if to_ms is not None else frame

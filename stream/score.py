@@ -17,6 +17,7 @@ from riskflow.evaluate import DEGRADED, ID, KIND, TIME
 from riskflow.names import Names
 from riskflow.plan import Plan
 from riskflow.policy import ACTIONS
+from riskflow.registry import CHAMPION
 from riskflow.scoring import Scored
 from riskflow.state import INTAKE_LOG, INTAKE_PARTITION, ROW_BITS, log_columns, source_name
 from stream import blocks, metrics
@@ -26,7 +27,6 @@ from stream.head import Head
 from stream.outbox import Headers, Outbox
 from stream.swap import Live, Swap
 
-CHAMPION = "champion"
 ROWS_SOURCE = "rows"
 
 
@@ -45,7 +45,7 @@ class Score:
         """Waits for a bundle; pins a new one in the head where that is safe."""
         newest = await self.swap.newest()
         pinned = head.roster.get(CHAMPION)
-        if pinned == newest.pin or (pinned is not None and head.position < head.fence):
+        if pinned is not None and (newest.number <= pinned["number"] or head.position < head.fence):
             return
         reached("before_swap")
         await head.commit(head.position, roster={CHAMPION: newest.pin, "from": head.position})

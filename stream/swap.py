@@ -9,22 +9,30 @@ from typing import Any
 
 import structlog
 
-from riskflow.errors import BundleRefused
+from riskflow.bundle import Bundle, check_golden
+from riskflow.errors import BundleRefused, RiskflowError
 from riskflow.plan import Plan
-from riskflow.registry import AsyncRegistry
+from riskflow.registry import AsyncRegistry, Move
 from riskflow.scoring import Scorer
 from stream import metrics
 
 log = structlog.get_logger(__name__)
+KEPT = 4  # bundles that stay loaded, for heads that still pin an older one
 
 
 @dataclass(frozen=True)
 class Live:
-    """A verified bundle, ready to score; `pin` is how a head names it."""
+    """A verified bundle, ready to score. `number` is that of the move that made it champion."""
 
     version: int
-    pin: dict[str, Any]
+    hash: str
+    number: int
     scorer: Scorer
+
+    @property
+    def pin(self) -> dict[str, Any]:
+        """How a head names it."""
+        return {"version": self.version, "hash": self.hash, "number": self.number}
 
 
 class Swap:
@@ -32,27 +40,27 @@ class Swap:
 
     def __init__(self, plan: Plan, registry: AsyncRegistry, poll_s: float) -> None:
         self.plan, self.registry, self._poll_s = plan, registry, poll_s
-        self._loaded: dict[int, Live] = {}
+        self._loaded: dict[str, Live] = {}
         self._newest: Live | None = None
         self._available = asyncio.Event()
-        self._refused: tuple[int, int] | None = None
         self._why = "no bundle has been published"
+        self._said = ""
 
     async def newest(self) -> Live:
         """The champion; waits, saying why, until there is one."""
         if self._newest is None:
-            log.warning("not ready: events wait on Kafka", why=self._why, fix=f"riskflow retrain {self.plan.name}")
+            self._say_waiting()
             await self._available.wait()
         assert self._newest is not None
         return self._newest
 
     async def pinned(self, pin: dict[str, Any]) -> Live:
         """The bundle that a head names, whatever is champion by now."""
-        live = self._loaded.get(pin["version"])
-        if live is None or live.pin != pin:
-            live = await self._load(pin["version"])
-            if live.pin != pin:
-                raise BundleRefused(f"bundle {pin['version']} in Redis is not the one that the head pins ({pin['hash'][:12]})")
+        live = self._loaded.get(pin["hash"])
+        if live is None:
+            live = await self._load(pin["version"], pin["number"])
+            if live.hash != pin["hash"]:
+                raise BundleRefused(f"bundle {pin['version']} in Redis is not the one that the head pins")
         return live
 
     async def watch(self) -> None:
@@ -61,7 +69,7 @@ class Swap:
         while True:
             try:
                 await self._look()
-            except BundleRefused as error:
+            except RiskflowError as error:
                 self._refuse(str(error))
             except Exception as error:
                 self._refuse(f"cannot read the registry: {error!r}")
@@ -69,44 +77,42 @@ class Swap:
 
     async def _look(self) -> None:
         move = await self.registry.champion()
-        if move is None or (move.version, move.number) == self._refused:
-            return
-        if self._newest is not None and self._newest.version == move.version:
-            return
-        try:
-            live = await self._load(move.version)
-        except BundleRefused:
-            self._refused = (move.version, move.number)
-            raise
+        if move is not None and (self._newest is None or move.number > self._newest.number):
+            self._take(move, await self._load(move.version, move.number))
+
+    def _take(self, move: Move, live: Live) -> None:
         self._newest = live
-        self._keep(live)
+        self._why = ""
         self._available.set()
         metrics.READY.labels(self.plan.name).set(1)
         metrics.MODEL_INFO.clear()
         metrics.MODEL_INFO.labels(self.plan.name, str(live.version)).set(1)
         metrics.MODEL_LOADED.labels(self.plan.name).set(time.time())
-        log.info("bundle is live", version=live.version, who=move.who, why=move.why)
+        log.info("bundle is live", version=live.version, move=move.number, who=move.who, why=move.why)
 
-    async def _load(self, version: int) -> Live:
-        raw = await self.registry.bundle(version)
-        live = await asyncio.to_thread(self._verified, raw)
-        self._keep(live)
+    async def _load(self, version: int, number: int) -> Live:
+        bundle = self.registry.verify(await self.registry.bundle(version), self.plan)
+        scorer = await asyncio.to_thread(self._scorer, bundle)
+        live = Live(bundle.version, bundle.content_hash, number, scorer)
+        self._loaded[live.hash] = live
+        for old in list(self._loaded)[:-KEPT]:
+            del self._loaded[old]
         return live
 
-    def _verified(self, raw: bytes) -> Live:
-        bundle = self.registry.verify(raw, self.plan)
+    def _scorer(self, bundle: Bundle) -> Scorer:
         scorer = Scorer(self.plan, bundle)
-        bundle.check_golden(scorer)
-        return Live(bundle.version, {"version": bundle.version, "hash": bundle.content_hash}, scorer)
-
-    def _keep(self, live: Live) -> None:
-        """The last few stay loaded, for heads that still pin them."""
-        self._loaded[live.version] = live
-        for version in sorted(self._loaded)[:-4]:
-            del self._loaded[version]
+        check_golden(scorer)
+        return scorer
 
     def _refuse(self, why: str) -> None:
-        if why != self._why:
-            self._why = why
+        if why == self._why:
+            return
+        self._why = why
+        if self._newest is not None:
             metrics.SWAP_REFUSED.labels(self.plan.name).inc()
-            log.error("bundle not taken, the old one stays", why=why)
+            log.error("not taken, the live bundle stays", live=self._newest.version, why=why)
+
+    def _say_waiting(self) -> None:
+        if self._why != self._said:
+            self._said = self._why
+            log.warning("not ready: events wait on Kafka", why=self._why, fix=f"riskflow retrain {self.plan.name}")

@@ -36,3 +36,20 @@ def small_model(inputs: int, seed: int) -> Any:
     x = rng.gamma(1.0, 50.0, (600, inputs))
     y = (x[:, 0] + rng.normal(0, 20, 600) > 80).astype(int)
     return HistGradientBoostingClassifier(max_iter=10, max_leaf_nodes=8, random_state=seed).fit(x, y)
+
+
+def publish_small(plan: Plan, why: str = "test") -> int:
+    """Publishes a champion whose models were trained on the spot; returns its version."""
+    from batch.bundling import build_bundle
+    from riskflow.keys import load_private_key, make_keys
+    from riskflow.policy import Policy
+    from riskflow.registry import Registry
+
+    keys = settings().keys_folder
+    make_keys(keys)
+    seed = next(_seeds)
+    models = {name: small_model(len(plan.model_inputs(name)), seed) for name in plan.models}
+    numbers = Policy.load(plan.usecase.folder / "policy.yaml").start() | {"review": 0.9, "decline": 0.99}
+    bundle = build_bundle(plan, models=models, policy_numbers=numbers)
+    registry = Registry(store(), names_of(plan))
+    return registry.publish(bundle, load_private_key(keys), who="test", why=why).version

@@ -57,7 +57,7 @@ class Victim:
             time.sleep(self._random.uniform(0.0, 1.5))
             self._end(signal.SIGKILL)
         else:
-            passes = 1 if point == "during_swap" else self._random.randint(60, 200)
+            passes = 1 if point == "during_swap" else self._random.randint(10, 60)
             self.start(RISKFLOW_KILL_AT=f"{point}:{passes}")
             wait_until(self.has_scored, 60, "a score after a restart")
             self.report.recovery_s.append(time.monotonic() - started)

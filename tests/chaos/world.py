@@ -90,7 +90,7 @@ class Pacer(threading.Thread):
         super().__init__(daemon=True)
         self.world, self.per_s = world, per_s
         self.error: BaseException | None = None
-        self._bootstrap, self._prefix, self._usecase = bootstrap, prefix, usecase
+        self._kafka, self._prefix, self._usecase = bootstrap, prefix, usecase
 
     def run(self) -> None:
         try:
@@ -99,7 +99,7 @@ class Pacer(threading.Thread):
             self.error = error
 
     def _send(self) -> None:
-        producer = KafkaProducer(bootstrap_servers=self._bootstrap, linger_ms=5)
+        producer = KafkaProducer(bootstrap_servers=self._kafka, linger_ms=5)
         started, futures = time.monotonic(), []
         for i, message in enumerate(self.world.messages):
             ahead_s = started + i / self.per_s - time.monotonic()

@@ -8,6 +8,7 @@ exported without its missing-value branches and differs by up to 0.3: `onnx_pari
 from __future__ import annotations
 
 import copy
+import warnings
 from typing import Any
 
 import numpy as np
@@ -25,14 +26,19 @@ def to_onnx(estimator: Any, inputs: int) -> bytes:
     from skl2onnx.common.data_types import FloatTensorType
 
     if list(getattr(estimator, "classes_", [])) not in ([0, 1], [False, True]):
-        raise RiskflowError(f"{type(estimator).__name__} has the classes {getattr(estimator, 'classes_', None)}, not 0 and 1")
+        found = getattr(estimator, "classes_", None)
+        raise RiskflowError(f"{type(estimator).__name__} has the classes {found}, not 0 and 1. Train it on both")
     estimator = _exportable(estimator)
-    model = convert_sklearn(
-        estimator,
-        initial_types=[(INPUT, FloatTensorType([None, inputs]))],
-        target_opset=OPSET,
-        options={id(estimator): {"zipmap": False}},
-    )
+    with warnings.catch_warnings():
+        # skl2onnx hands booleans to protobuf where it wants integers; hence also protobuf<7
+        warnings.filterwarnings("ignore", "Field onnx", DeprecationWarning)
+        model = convert_sklearn(
+            estimator,
+            name="riskflow",  # a random one otherwise, and then no two exports have one hash
+            initial_types=[(INPUT, FloatTensorType([None, inputs]))],
+            target_opset=OPSET,
+            options={id(estimator): {"zipmap": False}},
+        )
     content: bytes = model.SerializeToString()
     return content
 

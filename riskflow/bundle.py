@@ -189,7 +189,9 @@ def verify_signature(raw: bytes, public_keys: PublicKeys) -> Bundle:
         raise BundleRefused(f"{_who(bundle)} is not signed. Only what `publish` signed is loaded")
     key = public_keys.get(bundle.key)
     if key is None:
-        raise BundleRefused(f"{_who(bundle)} is signed with the foreign key {bundle.key!r}; known: {sorted(public_keys)}")
+        raise BundleRefused(
+            f"{_who(bundle)} is signed with the foreign key {bundle.key!r}; known: {sorted(public_keys)}"
+        )
     if not is_signed(key, bundle.signature, _SIGNED + bundle.content_hash.encode()):
         raise BundleRefused(f"{_who(bundle)} is corrupted: its content is not what key {bundle.key} signed")
     return bundle
@@ -296,7 +298,9 @@ def _check_shape(bundle: Bundle) -> None:
         raise BundleRefused(f"{_who(bundle)} has format {manifest['format']}; this code reads {FORMAT}. Update it")
     names = set(bundle.files)
     if any(not _FILE.fullmatch(name) for name in names) or names != set(manifest["files"]):
-        raise BundleRefused(f"corrupted: {_who(bundle)} lists the files {sorted(manifest['files'])}, holds {sorted(names)}")
+        raise BundleRefused(
+            f"corrupted: {_who(bundle)} lists the files {sorted(manifest['files'])}, holds {sorted(names)}"
+        )
     for model in manifest["models"]:
         if not isinstance(model, dict) or model.get("file") not in names or not isinstance(model.get("inputs"), list):
             raise BundleRefused(f"corrupted: {_who(bundle)} names a model without its file or inputs: {model!r}")

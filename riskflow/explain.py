@@ -1,10 +1,10 @@
 """Reasons in words for what was not approved.
 
-The method is occlusion to the usual: the inputs of a flagged row are replaced, one family after another, by their median
-over genuine rows, and the row goes through all layers again. The families whose replacement lowers the output of the
-last model most are the reasons. The output before calibration is compared, because a calibration has flat steps.
+The method is occlusion to the usual: the inputs of a flagged row are replaced, one family after another, by their
+median over genuine rows, and the row goes through all layers again. The families whose replacement lowers the output of
+the last model most are the reasons. Outputs before calibration are compared, because a calibration has flat steps.
 
-- A family is all inputs with one reason text in the policy; else one window feature over all its windows; else one input.
+- A family is all inputs with one reason text in the policy; else an aggregate over all its windows; else one input.
 - A drop counts from 2 % of the row's own output on; equal drops keep the order of the inputs.
 - What the text tells is the member furthest from its usual, seen relative to it.
 - Rules that held come first. At most three reasons; when no family alone explains a row, that is said.

@@ -1,7 +1,7 @@
 """Expressions: `amount > 1000 and channel == "online"` as one function over columns, for the rules of a policy.
 
-Known: numbers, names, "words", `+ - * /`, comparisons (also chained, and `in ("a", "b")`), `and or not`, `is_missing(x)`.
-Each row is decided by its own values. A comparison with a value that is not known is false, `!=` and `not in` too;
+Known: numbers, names, "words", `+ - * /`, comparisons (chained too, and `in ("a", "b")`), `and or not`,
+`is_missing(x)`. Each row is decided by its own values. A comparison with a value that is not known is false, `!=` and `not in` too;
 `not` turns the answer it is given, so `not amount > 5` holds where the amount is not known.
 """
 
@@ -77,7 +77,9 @@ class _Compiler:
         try:
             self.tree = ast.parse(source.strip(), mode="eval").body
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-            raise self.error(f"cannot be read ({error})", 'Write for example: amount > 1000 and channel == "online"') from None
+            raise self.error(
+                f"cannot be read ({error})", 'Write for example: amount > 1000 and channel == "online"'
+            ) from None
 
     def error(self, found: str, fix: str) -> DeclarationError:
         return DeclarationError(f"{self.who}, {self.source!r}", found, fix)
@@ -120,7 +122,8 @@ class _Compiler:
         if isinstance(value, bool):
             return _Part(TRUTH, lambda rows: value)
         if isinstance(value, int | float) and abs(value) < 1e300:
-            return _Part(NUMBER, lambda rows, number=float(value): number)
+            number = float(value)
+            return _Part(NUMBER, lambda rows: number)
         raise self.error(f"{value!r} is not a number or a word", "Write it as a plain number")
 
     def _binop(self, node: ast.BinOp) -> _Part:
@@ -173,7 +176,9 @@ class _Compiler:
 
     def _membership(self, left: ast.expr, op: ast.cmpop, right: ast.expr) -> Callable[[Rows], Values]:
         if not isinstance(right, ast.Tuple | ast.List | ast.Set):
-            raise self.error(f"{ast.unparse(right)!r} is not a list", 'Write for example: channel in ("chip", "online")')
+            raise self.error(
+                f"{ast.unparse(right)!r} is not a list", 'Write for example: channel in ("chip", "online")'
+            )
         words = [self.part(e).word for e in right.elts if self.part(e).what == WORD]
         if not words or len(words) != len(right.elts):
             raise self.error(f"{ast.unparse(right)!r} holds something else than words", "List words only")

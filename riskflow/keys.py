@@ -6,6 +6,7 @@ import hashlib
 import os
 import stat
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from cryptography.exceptions import InvalidSignature
@@ -35,10 +36,11 @@ def load_private_key(folder: Path) -> Ed25519PrivateKey:
     mode = stat.S_IMODE(path.stat().st_mode)
     if mode & 0o077:
         raise RiskflowError(f"signing key {path} has the mode {mode:o}: others may read it. Run: chmod 600 {path}")
-    key = form.load_pem_private_key(path.read_bytes(), None)
-    if not isinstance(key, Ed25519PrivateKey):
-        raise RiskflowError(f"signing key {path} is not an Ed25519 key. Move it away and run: riskflow keys")
-    return key
+    with suppress(ValueError, TypeError):  # not PEM; or with a password
+        key = form.load_pem_private_key(path.read_bytes(), None)
+        if isinstance(key, Ed25519PrivateKey):
+            return key
+    raise RiskflowError(f"signing key {path} is not a plain Ed25519 key in PEM. Move it away and run: riskflow keys")
 
 
 def load_public_keys(folder: Path) -> dict[str, Ed25519PublicKey]:
@@ -70,13 +72,11 @@ def is_signed(key: Ed25519PublicKey, signature: bytes, message: bytes) -> bool:
 
 
 def _load_public(path: Path) -> Ed25519PublicKey:
-    try:
+    with suppress(ValueError):
         key = form.load_pem_public_key(path.read_bytes())
-    except ValueError:
-        key = None  # type: ignore[assignment]
-    if not isinstance(key, Ed25519PublicKey):
-        raise RiskflowError(f"public key {path} is not an Ed25519 key in PEM. Copy it again or remove it")
-    return key
+        if isinstance(key, Ed25519PublicKey):
+            return key
+    raise RiskflowError(f"public key {path} is not an Ed25519 key in PEM. Copy it again or remove it")
 
 
 def _private_bytes(key: Ed25519PrivateKey) -> bytes:

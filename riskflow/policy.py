@@ -1,4 +1,4 @@
-"""The policy: what a score means and what is done about it. `policy.yaml` states wishes, `judge` turns them into numbers.
+"""The policy: what a score means and what is done about it. policy.yaml states wishes, `judge` makes numbers of them.
 
     review:  {alerts_per_day: 100} | {threshold: 0.3}      alerts are all events that are not approved by their score
     decline: {precision: 0.9}      | {threshold: 0.95}     the lowest score from which on so many are fraud
@@ -185,7 +185,9 @@ def _check_reason(who: str, pattern: str, text: str, types: Mapping[str, FieldTy
 def columns_of_events(plan: Plan) -> dict[str, FieldType]:
     """What a rule may speak of: fields and features that scored rows have, and `score`."""
     scored = plan.scored.name
-    known = {n.name: n.type for n in plan.nodes.values() if n.what != MODEL and (n.feeds == ANY_FEED or scored in n.feeds)}
+    known = {
+        n.name: n.type for n in plan.nodes.values() if n.what != MODEL and (n.feeds == ANY_FEED or scored in n.feeds)
+    }
     return {**known, TIME: FieldType(NUMBER, False), SCORE: FieldType(NUMBER, True)}
 
 

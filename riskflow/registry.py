@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from redis.exceptions import RedisError
@@ -31,6 +31,7 @@ from riskflow.names import Names
 if TYPE_CHECKING:
     from riskflow.plan import Plan
 
+T = TypeVar("T")
 CHAMPION = "champion"
 ALIASES = (CHAMPION, "challenger", "shadow", "canary")
 _SIGNED = b"riskflow move 1\n"
@@ -100,7 +101,7 @@ class Registry:
     # reading
 
     def versions(self) -> dict[int, dict[str, Any]]:
-        """Every version that was ever published: {hash, created_at, at_ms, who, bytes}, oldest first."""
+        """What `models list` shows of every version that was ever published, oldest first."""
         found = self.client.hgetall(self.names.versions)
         return {int(v): json.loads(about) for v, about in sorted(found.items(), key=lambda item: int(item[0]))}
 
@@ -143,10 +144,9 @@ class Registry:
             version = max((int(v) for v in pipe.hkeys(self.names.versions)), default=0) + 1
             stored = sign(bundle.with_version(version), private_key)
             raw = stored.to_bytes()
-            about = {"hash": stored.content_hash, "created_at": stored.created_at, "at_ms": _now_ms(), "who": who}
             pipe.multi()
             pipe.set(self.names.bundle(version), raw)
-            pipe.hset(self.names.versions, str(version), json.dumps({**about, "bytes": len(raw)}))
+            pipe.hset(self.names.versions, str(version), json.dumps(_about(stored, len(raw), who)))
             return stored
 
         return self._transaction(change, self.names.versions)
@@ -179,15 +179,16 @@ class Registry:
     ) -> Move:
         """Points the alias at what it pointed at before; once more, at the one before that."""
         keys = public_keys or public_keys_of(private_key)
-        version = previous_version(self._trusted(alias, keys), alias)
+        version = self.previous(alias, keys)
         return self.move(alias, version, who=who, why=why, private_key=private_key, public_keys=keys)
 
-    def _trusted(self, alias: str, public_keys: PublicKeys) -> list[Move]:
+    def previous(self, alias: str, public_keys: PublicKeys) -> int:
+        """Where `rollback` would move the alias, by the history's signed moves; BundleRefused when one is not."""
         moves, last = self.history(alias), 0
         for move in moves:
             check_move(move, public_keys, self.names, alias, last)
             last = move.number
-        return moves
+        return previous_version(moves, alias)
 
     def _move(
         self,
@@ -222,8 +223,10 @@ class Registry:
 
         return self._transaction(change, self.names.aliases, self.names.history)
 
-    def _transaction(self, change: Callable[[Any], Any], *watched: str) -> Any:
-        return self.client.transaction(change, *watched, value_from_callable=True)
+    def _transaction(self, change: Callable[[Any], T], *watched: str) -> T:
+        """change(pipe) reads, calls multi(), then writes; it is called again when a watched key has changed."""
+        result: T = self.client.transaction(change, *watched, value_from_callable=True)
+        return result
 
 
 class AsyncRegistry:
@@ -309,6 +312,15 @@ def previous_version(moves: list[Move], alias: str) -> int:
     if len(stood) < 2:
         raise NotReady(f"{alias} never pointed at an earlier version. See: riskflow models history")
     return stood[-2]
+
+
+def _about(bundle: Bundle, size: int, who: str) -> dict[str, Any]:
+    """What `models list` shows of a version without loading it."""
+    figures = {k: v for k, v in bundle.metrics.items() if isinstance(v, int | float)}
+    return {
+        "hash": bundle.content_hash, "created_at": bundle.created_at, "at_ms": _now_ms(), "who": who,
+        "bytes": size, "parent": bundle.parent, "models": [m["name"] for m in bundle.models], "metrics": figures,
+    }  # fmt: skip
 
 
 def _aliases(found: Mapping[Any, Any]) -> dict[str, Move]:

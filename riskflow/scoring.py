@@ -63,7 +63,8 @@ class Layer:
 
     def run(self, values: Mapping[str, Any], rows: int) -> F8:
         """The probability of fraud of each row."""
-        probabilities = self._session.run([self._output], {self._input: model_matrix(self.inputs, values, rows)})[0]
+        matrix = model_matrix(self.inputs, values, rows)
+        probabilities: F4 = self._session.run([self._output], {self._input: matrix})[0]
         return probabilities[:rows, 1].astype(np.float64)
 
     def _try(self) -> None:

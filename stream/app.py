@@ -12,6 +12,7 @@ from typing import Any
 
 import faust
 import structlog
+from prometheus_client import start_http_server
 from redis.asyncio import Redis
 
 from riskflow.errors import Leave, NotReady, RiskflowError
@@ -21,6 +22,7 @@ from riskflow.plan import Plan
 from riskflow.registry import AsyncRegistry
 from riskflow.settings import Settings, settings
 from riskflow.usecase import load_usecase
+from riskflow.warmup import warm_up
 from stream.cluster import TopicInfo, describe
 from stream.entity import EntityStage, Forward
 from stream.intake import Intake
@@ -35,6 +37,8 @@ log = structlog.get_logger(__name__)
 
 class Worker:
     """Everything one worker process holds."""
+
+    _watching: asyncio.Task[None]
 
     def __init__(self, plan: Plan, conf: Settings, slot: int) -> None:
         self.plan, self.conf = plan, conf
@@ -93,7 +97,9 @@ class Worker:
 
     async def _prepare(self) -> None:
         """Runs at start, while the consumer joins its group."""
-        asyncio.get_running_loop().create_task(self.swap.watch())
+        if self.conf.metrics_port:
+            start_http_server(self.conf.metrics_port)
+        self._watching = asyncio.get_running_loop().create_task(self.swap.watch())
 
     async def connect(self) -> None:
         """Makes the stages, which need the numbers of partitions; called before the consumer is asked for positions."""
@@ -186,8 +192,7 @@ def make_worker() -> Worker:
     conf = settings()
     configure_logs(conf.log_level)
     plan = Plan.of(load_usecase(os.environ.get("RISKFLOW_USECASE", "card_fraud"), conf.usecases))
-    for stage in plan.stages:
-        _ = stage.loop  # compiled or taken from the cache before the first event
+    warm_up(plan)
     worker = Worker(plan, conf, int(os.environ.get("RISKFLOW_SLOT", "0")))
     worker.app.worker = worker
     return worker

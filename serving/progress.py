@@ -36,7 +36,7 @@ class Progress:
     """Compares positions with the ends of the log as they were some time ago: what was there then must be read now."""
 
     def __init__(self, use_case: str, metrics: Metrics, clock: Callable[[], float] = time.monotonic) -> None:
-        self._use_case, self._metrics, self._clock = use_case, metrics, clock
+        self._clock = clock
         self._lock = threading.Lock()
         self._positions: dict[int, int] = {}
         self._ends: dict[int, int] = {}
@@ -46,6 +46,7 @@ class Progress:
         self._answered_s: float | None = None
         self._error: str | None = "not connected yet"
         self._set_up = True
+        self._scores_read, self._unreadable = metrics.scores_read.labels(use_case), metrics.unreadable.labels(use_case)
         metrics.behind_of(use_case, lambda: self.status().behind_s)
 
     def begin(self, positions: Mapping[int, int]) -> None:
@@ -54,7 +55,7 @@ class Progress:
             self._answered()
 
     def took(self, scores: int, positions: Mapping[int, int]) -> None:
-        self._metrics.scores_read.labels(self._use_case).inc(scores)
+        self._scores_read.inc(scores)
         with self._lock:
             self._positions.update(positions)
             self._compare()
@@ -77,7 +78,7 @@ class Progress:
             return text != before
 
     def unreadable(self, record: Any) -> None:
-        self._metrics.unreadable.labels(self._use_case).inc()
+        self._unreadable.inc()
         log.warning("not a score", topic=record.topic, partition=record.partition, offset=record.offset)
 
     def status(self) -> Status:

@@ -1,0 +1,60 @@
+"""Publishes a bundle that passed its gates, or writes a refusal that names those that failed."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from batch.judge import Judged, Verdict
+from riskflow.bundle import Bundle, verify_signature
+from riskflow.errors import RiskflowError
+from riskflow.keys import PublicKeys
+from riskflow.registry import CHAMPION, Registry
+
+REFUSAL = "refusal.txt"
+VERDICT = "verdict.json"
+
+
+class GatesFailed(RiskflowError):
+    """A bundle is not published; the message names the gates that failed and their numbers."""
+
+
+@dataclass(frozen=True)
+class Published:
+    version: int
+    content_hash: str
+    alias: str
+
+
+def publish(
+    judged: Judged,
+    registry: Registry,
+    private_key: Ed25519PrivateKey,
+    *,
+    who: str,
+    why: str,
+    alias: str = CHAMPION,
+) -> Published:
+    """Signs and stores the bundle and points the alias at it; raises GatesFailed when the verdict is against it."""
+    if judged.bundle is None or not judged.verdict.passed:
+        raise GatesFailed(judged.verdict.refusal())
+    stored = registry.publish(judged.bundle, private_key, who=who, why=why, alias=alias)
+    return Published(stored.version, stored.content_hash, alias)
+
+
+def write_verdict(verdict: Verdict, folder: Path) -> None:
+    """verdict.json, and refusal.txt when gates failed; an older refusal goes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / VERDICT).write_text(json.dumps(verdict.to_json(), indent=2) + "\n")
+    (folder / REFUSAL).unlink(missing_ok=True)
+    if not verdict.passed:
+        (folder / REFUSAL).write_text(verdict.refusal() + "\n")
+
+
+def champion_bundle(registry: Registry, public_keys: PublicKeys) -> Bundle | None:
+    """The bundle that scores now, its signature checked; None before the first one."""
+    move = registry.champion()
+    return None if move is None else verify_signature(registry.raw(move.version), public_keys)

@@ -1,0 +1,227 @@
+"""Learns a use case's models: candidates race on the newest part of the span, the winner learns from all of it.
+
+A *candidate* is one name in `Model(candidates=...)`. It goes through all layers at once: a layer that does not know the
+name takes its first one. Upper layers learn from out-of-time outputs of lower ones: the span is cut by time into parts,
+and each part is predicted by a model that learned from the parts before it. The first part has no such outputs; upper
+layers leave it out.
+
+A candidate's factory takes no arguments, or `inputs`: the names of the columns of its matrix, in order.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from batch.export import onnx_parity, to_onnx
+from batch.training_set import TrainingSet
+from riskflow.columns import F8, Column, Text
+from riskflow.declare import TEXT
+from riskflow.errors import RiskflowError
+from riskflow.plan import MODEL, Plan
+from riskflow.scoring import TextCodes, model_matrix
+
+Parts = NDArray[np.int64]
+Dictionaries = dict[str, list[str]]
+MOST_WORDS = 1_000  # of a text field's dictionary
+FEWEST_FRAUDS = 5  # before a part of the span, for a model to be worth fitting
+LONGEST_VALIDATION = 2 / 7  # of the span, when that is shorter than pipeline.yaml expects
+PARITY_ROWS = 20_000
+
+
+@dataclass
+class Trained:
+    """One candidate. `outputs` are the last layer's out-of-time outputs on the validation rows.
+
+    `models` holds ONNX of every layer, learned from the whole span; empty until the candidate has won.
+    """
+
+    candidate: str
+    outputs: F8
+    average_precision: float
+    dictionaries: Dictionaries
+    seconds: float = 0.0
+    models: dict[str, bytes] = field(default_factory=dict)
+    parity: dict[str, float] = field(default_factory=dict)
+    estimators: dict[str, Any] = field(default_factory=dict, repr=False)  # not handed over between tasks
+
+    def write(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in self.models.items():
+            (folder / f"{name}.onnx").write_bytes(content)
+        np.save(folder / "outputs.npy", self.outputs)
+        about = {n: getattr(self, n) for n in ("candidate", "average_precision", "dictionaries", "seconds", "parity")}
+        (folder / "trained.json").write_text(json.dumps(about))
+
+    @classmethod
+    def read(cls, folder: Path) -> Trained:
+        about = json.loads((folder / "trained.json").read_text())
+        models = {path.stem: path.read_bytes() for path in sorted(folder.glob("*.onnx"))}
+        return cls(outputs=np.load(folder / "outputs.npy"), models=models, **about)
+
+
+@dataclass(frozen=True)
+class Span:
+    """The parts of a training span. The last part is the validation span."""
+
+    edges_ms: tuple[int, ...]
+
+    @classmethod
+    def of(cls, data: TrainingSet, validation_ms: int, folds: int) -> Span:
+        """`folds` parts of equal length, then the validation span."""
+        first, end = int(data.at_ms[0]), int(data.at_ms[-1]) + 1
+        cut = end - min(validation_ms, int((end - first) * LONGEST_VALIDATION))
+        return cls((*np.linspace(first, cut, folds + 1).astype(np.int64).tolist(), end))
+
+    @property
+    def last(self) -> int:
+        return len(self.edges_ms) - 2
+
+    def part(self, data: TrainingSet) -> Parts:
+        """The number of the part in which each row lies."""
+        return np.searchsorted(self.edges_ms[1:-1], data.at_ms, side="right").astype(np.int64)
+
+    def validation(self, data: TrainingSet) -> TrainingSet:
+        return data.rows(self.part(data) == self.last)
+
+
+def train(plan: Plan, data: TrainingSet, span: Span, candidates: Sequence[str]) -> list[Trained]:
+    """Races the candidates; the best one comes first and has its models. Raises RiskflowError without enough frauds."""
+    learner = Learner(plan, data, span)
+    raced = sorted((learner.race(name) for name in candidates), key=lambda t: -t.average_precision)
+    learner.refit(raced[0])
+    return raced
+
+
+class Learner:
+    """Fits candidates on one training set. What two candidates share in lower layers is fitted once."""
+
+    def __init__(self, plan: Plan, data: TrainingSet, span: Span) -> None:
+        _check_enough(data)
+        self.plan, self.data = plan, data
+        self.part, self.last = span.part(data), span.last
+        self.dictionaries = fit_dictionaries(plan, data)
+        self.values = input_values(plan, data.columns, self.dictionaries)
+        self.listened = {i for m in plan.models for i in plan.model_inputs(m) if i in plan.models}
+        self._outputs: dict[str, F8] = {}
+
+    def race(self, candidate: str) -> Trained:
+        """The candidate's out-of-time outputs, layer after layer, and how well the last one ranks validation rows."""
+        from sklearn.metrics import average_precision_score
+
+        started = time.monotonic()
+        for name in self.plan.models:
+            self._out_of_time(name, candidate)
+        validation = self.part == self.last
+        outputs = self._outputs[self._key(str(self.plan.final_model), candidate)][validation]
+        fraud = self.data.fraud[validation]
+        if np.isnan(outputs).any() or not fraud.any():
+            raise RiskflowError(
+                f"{self.plan.name}: {int(fraud.sum())} frauds in the validation span, or too few before it to "
+                "learn from. Give a longer span in pipeline.yaml"
+            )
+        reached = float(average_precision_score(fraud, outputs))
+        return Trained(candidate, outputs, reached, self.dictionaries, time.monotonic() - started)
+
+    def refit(self, trained: Trained) -> None:
+        """Fits every layer of a candidate on the whole span and adds its models."""
+        started = time.monotonic()
+        for name in self.plan.models:
+            matrix, usable = self._matrix(name, trained.candidate)
+            estimator = self._fit(name, trained.candidate, matrix, usable)
+            content = to_onnx(estimator, matrix.shape[1])
+            trained.parity[name] = onnx_parity(estimator, content, matrix[usable][-PARITY_ROWS:])
+            trained.models[name], trained.estimators[name] = content, estimator
+        trained.seconds += time.monotonic() - started
+
+    def _out_of_time(self, name: str, candidate: str) -> None:
+        """Outputs of one layer by models that learned from earlier parts only; NaN where there are none."""
+        key = self._key(name, candidate)
+        if key in self._outputs:
+            return
+        matrix, usable = self._matrix(name, candidate)
+        outputs = np.full(len(self.data), np.nan)
+        for part in range(1, self.last + 1) if name in self.listened else [self.last]:
+            before, now = usable & (self.part < part), usable & (self.part == part)
+            if self.data.fraud[before].sum() >= FEWEST_FRAUDS and now.any():
+                outputs[now] = self._fit(name, candidate, matrix, before).predict_proba(matrix[now])[:, 1]
+        self._outputs[key] = outputs
+
+    def _matrix(self, name: str, candidate: str) -> tuple[Any, NDArray[np.bool_]]:
+        """Inputs of a layer for all rows, and which of them have out-of-time outputs of every lower layer."""
+        inputs = self.plan.model_inputs(name)
+        lower = {i: self._outputs[self._key(i, candidate)] for i in inputs if i in self.plan.models}
+        matrix = model_matrix(inputs, {**self.values, **lower}, len(self.data))[: len(self.data)]
+        usable = np.ones(len(self.data), np.bool_)
+        for output in lower.values():
+            usable &= ~np.isnan(output)
+        return matrix, usable
+
+    def _fit(self, name: str, candidate: str, matrix: Any, rows: NDArray[np.bool_]) -> Any:
+        factory = self.plan.usecase.models[name].candidates[self._choice(name, candidate)]
+        fitted = make(factory, self.plan.model_inputs(name)).fit(matrix[rows], self.data.fraud[rows].astype(np.int64))
+        return _on_one_thread(fitted)
+
+    def _choice(self, name: str, candidate: str) -> str:
+        known = self.plan.usecase.models[name].candidates
+        return candidate if candidate in known else next(iter(known))
+
+    def _key(self, name: str, candidate: str) -> str:
+        """A layer with the choices made in it and below it."""
+        below = [self._key(i, candidate) for i in self.plan.model_inputs(name) if i in self.plan.models]
+        return f"{name}={self._choice(name, candidate)}({','.join(below)})"
+
+
+def make(factory: Any, inputs: Sequence[str]) -> Any:
+    """An unfitted estimator; a factory that asks for `inputs` is told the names of its columns."""
+    return factory(inputs=list(inputs)) if "inputs" in inspect.signature(factory).parameters else factory()
+
+
+def _on_one_thread(estimator: Any) -> Any:
+    """Several threads add a forest's trees in any order, so the last bit of its outputs would be left to chance."""
+    jobs = [p for p in estimator.get_params() if p.split("__")[-1] == "n_jobs"]
+    return estimator.set_params(**dict.fromkeys(jobs, 1))
+
+
+def _check_enough(data: TrainingSet) -> None:
+    if data.frauds < 2 * FEWEST_FRAUDS or data.frauds == len(data):
+        raise RiskflowError(
+            f"{len(data)} rows to learn from, {data.frauds} of them frauds: both classes are needed. "
+            "Give a longer span, or labels that cover it"
+        )
+
+
+# ---- inputs as numbers -----------------------------------------------------------------------------------------------
+
+
+def outside_inputs(plan: Plan) -> list[str]:
+    """Inputs of all models that are not models themselves."""
+    return list(dict.fromkeys(i for m in plan.models for i in plan.model_inputs(m) if plan.nodes[i].what != MODEL))
+
+
+def fit_dictionaries(plan: Plan, data: TrainingSet) -> Dictionaries:
+    """For each text that models use, its most frequent values; a value's code is its place."""
+    texts = [name for name in outside_inputs(plan) if plan.nodes[name].type.kind == TEXT]
+    return {name: _frequent(data.columns[name]) for name in texts}
+
+
+def _frequent(column: Column) -> list[str]:
+    assert isinstance(column, Text)
+    values, counts = np.unique(np.array([v for v in column.strings() if v is not None], dtype=str), return_counts=True)
+    return [str(v) for v in values[np.argsort(-counts, kind="stable")[:MOST_WORDS]]]
+
+
+def input_values(
+    plan: Plan, columns: Mapping[str, Column], dictionaries: Mapping[str, Sequence[str]]
+) -> dict[str, Any]:
+    """Columns of the models' outside inputs as numbers, as `riskflow.scoring.Scorer` sees them."""
+    codes = {name: TextCodes(values) for name, values in dictionaries.items()}
+    return {n: codes[n](columns[n]) if n in codes else columns[n] for n in outside_inputs(plan)}

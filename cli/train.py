@@ -1,0 +1,106 @@
+"""`riskflow evaluate`, `riskflow train`, `riskflow retrain`: models from history."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from batch.evaluate import Protocol
+
+UseCase = Annotated[str, typer.Argument(help="use case")]
+Events = Annotated[Path, typer.Option(help="Parquet or CSV with one row for each event")]
+Labels = Annotated[Path | None, typer.Option(help="file with event_id, is_fraud, known_at; default: column is_fraud")]
+Columns = Annotated[str, typer.Option(help="field=COLUMN,... for columns with other names")]
+Delay = Annotated[str, typer.Option(help="when a column is_fraud became known, after the event")]
+Json = Annotated[bool, typer.Option("--json", help="the last line is JSON")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add this group's commands."""
+    app.command("evaluate")(evaluate)
+
+
+def evaluate(
+    usecase: UseCase,
+    events: Events,
+    train_from: Annotated[str, typer.Option(help="first day to learn from, YYYY-MM-DD, UTC")],
+    train_to: Annotated[str, typer.Option(help="last day to learn from, inclusive")],
+    test_from: Annotated[str, typer.Option(help="first day to test on")],
+    test_to: Annotated[str, typer.Option(help="last day to test on, inclusive")],
+    labels: Labels = None,
+    columns: Columns = "",
+    delay: Delay = "7d",
+    top_k: Annotated[int, typer.Option(min=1, help="cards a day that can be looked at")] = 100,
+    drop_known: Annotated[
+        str | None, typer.Option(help="entity: on each test day leave out those with a fraud known by then")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure a use case on any history: replay, train, bundle, ONNX scores, metrics.
+
+    riskflow evaluate card_fraud --events tx.parquet --columns event_id=ID,occurred_at=TIME,is_fraud=FRAUD
+    --train-from 2018-07-25 --train-to 2018-07-31 --test-from 2018-08-08 --test-to 2018-08-14 --json
+    """
+    from batch.importer import column_map, history
+    from batch.pipeline import Pipeline
+    from cli.common import load_plan
+    from riskflow.durations import duration_ms
+
+    started = time.monotonic()
+    protocol = _protocol(train_from, train_to, test_from, test_to, duration_ms(delay), top_k, drop_known)
+    plan = load_plan(usecase)
+    tables = dict(
+        zip(("events", "labels"), history(events, column_map(columns), protocol.delay_ms, labels), strict=True)
+    )
+    report = _evaluate(plan, Pipeline.of(plan), tables, protocol)
+    _report({**report, "seconds": round(time.monotonic() - started, 1)}, as_json)
+
+
+def _evaluate(plan: Any, pipeline: Any, tables: dict[str, Any], protocol: Protocol) -> dict[str, Any]:
+    from batch import evaluate as chain
+
+    if tables["labels"] is None:
+        raise typer.BadParameter("the events have no column is_fraud: map it with --columns, or give --labels FILE")
+    _tell(f"{len(tables['events']):,} events, {len(tables['labels']):,} labels")
+    replayed = chain.replay_history(plan, pipeline, tables, protocol.test_until_ms)
+    _tell("replayed; training")
+    return chain.evaluate(plan, pipeline, replayed, protocol)
+
+
+def _protocol(
+    train_from: str, train_to: str, test_from: str, test_to: str, delay_ms: int, top_k: int, drop_known: str | None
+) -> Protocol:
+    from batch.evaluate import Protocol
+    from riskflow.policy import DAY_MS
+
+    first, last = _day_ms("--train-from", train_from), _day_ms("--train-to", train_to)
+    test_first, test_last = _day_ms("--test-from", test_from), _day_ms("--test-to", test_to)
+    return Protocol(first, last + DAY_MS, test_first, test_last + DAY_MS, delay_ms, top_k, drop_known)
+
+
+def _day_ms(option: str, text: str) -> int:
+    from datetime import UTC, datetime
+
+    try:
+        return int(datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC).timestamp() * 1000)
+    except ValueError:
+        raise typer.BadParameter(f"{option} {text!r} is not a day; write 2018-07-25") from None
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def _report(summary: dict[str, Any], as_json: bool) -> None:
+    """Data to stdout: one line of JSON, or one line for each value."""
+    if as_json:
+        print(json.dumps(summary))
+        return
+    for name, value in summary.items():
+        print(f"{name:16} {value if isinstance(value, str) else json.dumps(value)}")

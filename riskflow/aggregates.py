@@ -36,7 +36,7 @@ N_BITS = 256
 DISTINCT_OF_ONES = np.array([N_BITS * math.log(N_BITS / max(N_BITS - ones, 1)) for ones in range(N_BITS + 1)])
 
 
-@njit(error_model="numpy")
+@njit(error_model="numpy", forceinline=True)
 def zero_cells(kind, cells, at):  # type: ignore[no-untyped-def]
     """Writes the empty state of one kind into cells[at:]."""
     if kind in (MIN, MAX, SEEN):
@@ -50,7 +50,7 @@ def zero_cells(kind, cells, at):  # type: ignore[no-untyped-def]
             cells[at + j] = 0.0
 
 
-@njit(error_model="numpy")
+@njit(error_model="numpy", forceinline=True)
 def add_cells(kind, cells, bits, at, value, value_bits, at_ms):  # type: ignore[no-untyped-def]
     """Adds one value, seen at event time at_ms. `bits` and `value_bits` are the same memory as int64."""
     if value != value:
@@ -82,7 +82,7 @@ def add_cells(kind, cells, bits, at, value, value_bits, at_ms):  # type: ignore[
         bits[at + (bit >> 6)] |= np.int64(1) << (bit & 63)
 
 
-@njit(error_model="numpy")
+@njit(error_model="numpy", forceinline=True)
 def merge_run(kind, into, into_bits, to, cells, bits, at, step, n):  # type: ignore[no-untyped-def]
     """Merges n tiles' cells, at `at`, `at - step`, ... (newest first), into the state of newer ones in into[to:]."""
     if kind in (COUNT, SUM):
@@ -114,7 +114,7 @@ def merge_run(kind, into, into_bits, to, cells, bits, at, step, n):  # type: ign
             at -= step
 
 
-@njit(error_model="numpy")
+@njit(error_model="numpy", forceinline=True)
 def result_of(result, cells, bits, at, at_ms):  # type: ignore[no-untyped-def]
     """The feature's value: NaN where there is nothing to say, 0 for counts and sums of nothing."""
     value = cells[at]
@@ -131,7 +131,7 @@ def result_of(result, cells, bits, at, at_ms):  # type: ignore[no-untyped-def]
     return value if value == value else np.nan  # one NaN, whatever made it
 
 
-@njit(error_model="numpy")
+@njit(error_model="numpy", forceinline=True)
 def _merge_moments(into, to, cells, at):  # type: ignore[no-untyped-def]
     """Chan, Golub, LeVeque 1979; the first one is copied, so that huge values do not overflow against nothing."""
     if cells[at] == 0.0:
@@ -147,7 +147,7 @@ def _merge_moments(into, to, cells, at):  # type: ignore[no-untyped-def]
     into[to] = n
 
 
-@njit(error_model="numpy")
+@njit(error_model="numpy", forceinline=True)
 def _merge_newest(kind, into, to, cells, at, step, n):  # type: ignore[no-untyped-def]
     """The first tile with a value has the newest one: event times of tiles do not overlap."""
     for _ in range(n):
@@ -159,13 +159,13 @@ def _merge_newest(kind, into, to, cells, at, step, n):  # type: ignore[no-untype
         at -= step
 
 
-@njit
+@njit(error_model="numpy", forceinline=True)
 def _bit_of(value, value_bits):  # type: ignore[no-untyped-def]
     """Which of the 256 bits a value sets; 0.0 and -0.0 are one value."""
     return np.int64(mix(np.uint64(value_bits if value != 0.0 else 0)) & np.uint64(N_BITS - 1))
 
 
-@njit
+@njit(error_model="numpy", forceinline=True)
 def _ones(word):  # type: ignore[no-untyped-def]
     """How many bits of an int64 are set."""
     w = np.uint64(word)

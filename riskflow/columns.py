@@ -23,7 +23,7 @@ U1 = NDArray[np.uint8]
 _SEED, _PRIME = 0xCBF29CE484222325, 0x100000001B3
 
 
-@njit
+@njit(forceinline=True)
 def mix(h):  # type: ignore[no-untyped-def]
     """murmur3's finish: every bit of a uint64 stirs every other."""
     h = (h ^ (h >> np.uint64(33))) * np.uint64(0xFF51AFD7ED558CCD)
@@ -74,7 +74,7 @@ def _number(data, offsets, hashes, table, numbers, firsts):  # type: ignore[no-u
     return n
 
 
-@njit
+@njit(forceinline=True)
 def _same(data, offsets, hashes, i, j):  # type: ignore[no-untyped-def]
     length = offsets[i + 1] - offsets[i]
     if hashes[i] != hashes[j] or offsets[j + 1] - offsets[j] != length:
@@ -210,7 +210,7 @@ def row_sum(parts: Sequence[F8]) -> F8:
 
 
 # ---- the bytes of a block --------------------------------------------------------------------------------------------
-# 4 bytes length of a JSON header, the header, then the buffers in its order. Text is a buffer of lengths and one of data.
+# 4 bytes length of a JSON header, the header, then the buffers in its order. Text is a buffer of lengths and one of bytes.
 
 _MAGIC = b"RF1 "
 

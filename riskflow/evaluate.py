@@ -71,17 +71,8 @@ def observe(
     n = n_rows(columns)
     there = np.flatnonzero(slots >= 0)
     rows = columns if len(there) == n else take(columns, there)
-    out = kernel.observe(
-        stage.loop,
-        stage.layout,
-        len(stage.reads),
-        np.array(stage.kinds_read),
-        kind=rows[KIND].astype(np.int64),
-        at_ms=rows[TIME],
-        slot=slots[there],
-        observed=_observed(plan, stage, rows),
-        records=records,
-        **_identity(plan, stage, rows),
+    out, new_records = kernel.observe(
+        stage.loop, stage.layout, len(stage.reads), kernel_rows(plan, stage, rows, slots[there]), records
     )
     verdicts = np.zeros(n, np.int8)
     verdicts[there] = out.verdicts
@@ -102,7 +93,7 @@ def observe(
         np.flatnonzero(verdicts == kernel.CONFLICT),
         int((verdicts == kernel.DUPLICATE).sum()),
         out.late,
-        out.records,
+        new_records,
     )
 
 
@@ -174,6 +165,19 @@ def _scatter(values: NDArray[np.float64], rows: NDArray[np.int64], n: int) -> ND
     return out
 
 
+def kernel_rows(plan: Plan, stage: Stage, rows: Columns, slots: NDArray[np.int64]) -> kernel.Rows:
+    kinds: Any = rows[KIND]
+    times: Any = rows[TIME]
+    return kernel.Rows(
+        kinds_read=np.array(stage.kinds_read),
+        kind=kinds.astype(np.int64),
+        at_ms=times,
+        slot=slots,
+        observed=_observed(stage, rows),
+        **_identity(plan, stage, rows),
+    )
+
+
 def _identity(plan: Plan, stage: Stage, rows: Columns) -> dict[str, NDArray[np.int64]]:
     if not stage.layout.keeps_ids:
         nothing = np.zeros(n_rows(rows), np.int64)
@@ -182,10 +186,12 @@ def _identity(plan: Plan, stage: Stage, rows: Columns) -> dict[str, NDArray[np.i
     return {"event": combined_hash([rows[KIND], rows[ID]]), "content": combined_hash(content)}
 
 
-def _observed(plan: Plan, stage: Stage, rows: Columns) -> NDArray[np.float64]:
-    n = n_rows(rows)
-    matrix = np.full((len(stage.observed), n), np.nan)
-    for j, name in enumerate(stage.observed[: len(stage.observed) - len(stage.marks)]):
+def _observed(stage: Stage, rows: Columns) -> NDArray[np.float64]:
+    """One row for each observed column; those of marks are filled in by the kernel."""
+    matrix = np.empty((len(stage.observed), n_rows(rows)))
+    given = len(stage.observed) - len(stage.marks)
+    matrix[given:] = np.nan
+    for j, name in enumerate(stage.observed[:given]):
         if name == "events":
             matrix[j] = 1.0
         elif name.startswith(DISTINCT_OF):

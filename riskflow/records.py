@@ -69,7 +69,7 @@ def _joined(packed: Sequence[bytes]) -> tuple[U1, I8]:
 # ---- numbers ---------------------------------------------------------------------------------------------------------
 
 
-@njit
+@njit(forceinline=True)
 def _put_varint(out, at, value):  # type: ignore[no-untyped-def]
     v = np.uint64(value)
     while v >= np.uint64(128):
@@ -80,7 +80,7 @@ def _put_varint(out, at, value):  # type: ignore[no-untyped-def]
     return at + 1
 
 
-@njit
+@njit(forceinline=True)
 def _get_varint(data, at):  # type: ignore[no-untyped-def]
     b = np.uint64(data[at])
     at += 1
@@ -94,7 +94,7 @@ def _get_varint(data, at):  # type: ignore[no-untyped-def]
     return np.int64(v), at
 
 
-@njit
+@njit(forceinline=True)
 def _put_raw(out, at, bits):  # type: ignore[no-untyped-def]
     v = np.uint64(bits)
     for j in range(8):
@@ -102,7 +102,7 @@ def _put_raw(out, at, bits):  # type: ignore[no-untyped-def]
     return at + 8
 
 
-@njit
+@njit(forceinline=True)
 def _get_raw(data, at):  # type: ignore[no-untyped-def]
     v = np.uint64(0)
     for j in range(8):
@@ -110,12 +110,12 @@ def _get_raw(data, at):  # type: ignore[no-untyped-def]
     return np.int64(v), at + 8
 
 
-@njit
+@njit(forceinline=True)
 def _zigzag(value):  # type: ignore[no-untyped-def]
     return (value << 1) ^ (value >> 63)
 
 
-@njit
+@njit(forceinline=True)
 def _put_cell(out, at, cells, bits, i, first):  # type: ignore[no-untyped-def]
     value = cells[i]
     if i > first and bits[i] == bits[i - 1]:
@@ -133,7 +133,7 @@ def _put_cell(out, at, cells, bits, i, first):  # type: ignore[no-untyped-def]
     return _put_raw(out, at + 1, bits[i])
 
 
-@njit
+@njit(forceinline=True)
 def _get_cell(data, at, cells, bits, i):  # type: ignore[no-untyped-def]
     v, at = _get_varint(data, at)
     how = v & 3
@@ -220,7 +220,7 @@ def _pack(place, cells, bits, ids, checks, n_ids, widths, keeps_ids, out, ends):
         ends[e] = at
 
 
-@njit
+@njit(forceinline=True)
 def _put_ring(out, place, x, width, cells, bits):  # type: ignore[no-untyped-def]
     at = 0
     before = np.int64(0)
@@ -233,7 +233,7 @@ def _put_ring(out, place, x, width, cells, bits):  # type: ignore[no-untyped-def
     return at
 
 
-@njit
+@njit(forceinline=True)
 def _get_ids(data, at, e, ids, checks, n_ids):  # type: ignore[no-untyped-def]
     n, at = _get_varint(data, at)
     n_ids[e] = n
@@ -244,7 +244,7 @@ def _get_ids(data, at, e, ids, checks, n_ids):  # type: ignore[no-untyped-def]
     return at
 
 
-@njit
+@njit(forceinline=True)
 def _put_ids(out, at, e, ids, checks, n_ids):  # type: ignore[no-untyped-def]
     """Only n modulo 32 matters for what comes next, so a long life does not grow the number."""
     n = n_ids[e]

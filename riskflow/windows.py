@@ -34,7 +34,20 @@ from riskflow import aggregates, columns
 from riskflow.aggregates import add_cells, merge_run, result_of, zero_cells
 from riskflow.records import BASE, HI, IDS, LO, ROOM, VERSION, pack_from, unpack_into
 
-__all__ = ["IDS", "VERSION", "Layout", "MarkCall", "Observed", "States", "make_loop", "observe", "pack", "unpack"]
+__all__ = [
+    "IDS",
+    "VERSION",
+    "Layout",
+    "MarkCall",
+    "Observed",
+    "Rows",
+    "States",
+    "fold",
+    "make_loop",
+    "observe",
+    "pack",
+    "unpack",
+]
 
 MINUTE, HOUR, DAY = 60_000, 3_600_000, 86_400_000
 TILES_MS = ((10 * MINUTE, 10_000), (12 * HOUR, 5 * MINUTE), (7 * DAY, HOUR), (90 * DAY, DAY))
@@ -105,7 +118,7 @@ def pack(layout: Layout, states: States) -> list[bytes]:
 # ---- one row ---------------------------------------------------------------------------------------------------------
 
 
-@njit(error_model="numpy")
+@njit(error_model="numpy", forceinline=True)
 def tiles_of(rings, at_ms, now):  # type: ignore[no-untyped-def]
     """now[r] = the tile of each ring in which this time lies."""
     for r in range(rings.shape[0]):
@@ -113,7 +126,7 @@ def tiles_of(rings, at_ms, now):  # type: ignore[no-untyped-def]
         now[r] = now[r - 1] if same else at_ms // rings[r, R_TILE_MS]
 
 
-@njit(error_model="numpy")
+@njit(error_model="numpy", forceinline=True)
 def read_windows(rings, ops, spans, results, e, at_ms, now, place, data, bits, acc, acc_bits, reads, i):  # type: ignore[no-untyped-def]
     """Writes all window features of slot e at at_ms into reads[i]. Newest tile first."""
     for r in range(rings.shape[0]):
@@ -144,7 +157,7 @@ def read_windows(rings, ops, spans, results, e, at_ms, now, place, data, bits, a
                 )
 
 
-@njit(error_model="numpy")
+@njit(error_model="numpy", forceinline=True)
 def write_row(rings, ops, e, kind, at_ms, now, place, data, bits, observed, observed_bits, i):  # type: ignore[no-untyped-def]
     """Adds row i to every ring that its kind writes; returns for how many of them it is too old."""
     late = 0
@@ -165,7 +178,7 @@ def write_row(rings, ops, e, kind, at_ms, now, place, data, bits, observed, obse
     return late
 
 
-@njit
+@njit(error_model="numpy", forceinline=True)
 def _place_tile(place, x, tile, length, width, data, bits):  # type: ignore[no-untyped-def]
     """Where a tile stands in ring x, made when it is new (second result); -1 when it is older than the ring."""
     base, lo, hi = place[x, BASE], place[x, LO], place[x, HI]
@@ -193,7 +206,7 @@ def _place_tile(place, x, tile, length, width, data, bits):  # type: ignore[no-u
     return at, True
 
 
-@njit
+@njit(error_model="numpy", forceinline=True)
 def check_id(ids, checks, n_ids, e, event, content):  # type: ignore[no-untyped-def]
     """NEW (and remembered), DUPLICATE, or CONFLICT: the same id with other content."""
     n = n_ids[e]
@@ -287,44 +300,49 @@ def _module(name: str, text: str, folder: Path) -> ModuleType:
 
 @dataclass
 class Observed:
-    """What the kernel said: reads (features x rows), observed with marks filled in, verdicts, new records."""
+    """What the kernel said: reads (features x rows), observed with marks filled in, verdicts, and in how many rings
+    a row was too late."""
 
     reads: F8
     observed: F8
     verdicts: NDArray[np.int8]
     late: int
-    records: list[bytes]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows for the kernel, in order. kinds_read: which kinds need their windows read."""
+
+    kinds_read: NDArray[np.bool_]
+    kind: I8
+    at_ms: I8
+    slot: I8  # which of the records
+    event: I8  # hash of kind and id
+    content: I8  # hash of all that the row says
+    observed: F8  # columns x rows
 
 
 def observe(
-    loop: Loop,
-    layout: Layout,
-    n_reads: int,
-    kinds_read: NDArray[np.bool_],
-    *,
-    kind: I8,
-    at_ms: I8,
-    slot: I8,
-    event: I8,
-    content: I8,
-    observed: F8,
-    records: Sequence[bytes | None],
-) -> Observed:
-    """Folds rows (in order) into the records of their entities.
+    loop: Loop, layout: Layout, n_reads: int, rows: Rows, records: Sequence[bytes | None]
+) -> tuple[Observed, list[bytes]]:
+    """Folds rows into the records of their entities (None: never seen); returns what it saw and the new records."""
+    kinds = len(rows.kinds_read)
+    counts = np.bincount(rows.slot * kinds + rows.kind, minlength=len(records) * kinds).reshape(len(records), kinds)
+    states = unpack(layout, records, counts[:, layout.rings[:, R_KIND]])
+    seen = fold(loop, layout, n_reads, rows, states)
+    return seen, pack(layout, states)
 
-    kind, at_ms, slot, event (hash of kind and id), content (hash): one for each row. observed: columns x rows.
-    records: one for each slot, None for an entity never seen. kinds_read: which kinds need their windows read.
-    """
-    kinds = len(kinds_read)
-    rows = np.bincount(slot * kinds + kind, minlength=len(records) * kinds).reshape(len(records), kinds)
-    states = unpack(layout, records, rows[:, layout.rings[:, R_KIND]])
-    n, late = len(slot), 0
+
+def fold(loop: Loop, layout: Layout, n_reads: int, rows: Rows, states: States) -> Observed:
+    """The kernel alone: folds rows into unpacked states."""
+    n, late = len(rows.slot), 0
     reads, verdicts = np.empty((n_reads, n)), np.zeros(n, np.int8)
     chunk, acc = np.empty((min(n, CHUNK), n_reads)), np.zeros(int(layout.widths.max(initial=1)))
     fixed = (
-        layout.rings, layout.ops, layout.spans, layout.results, layout.keeps_ids, kind, at_ms, slot, kinds_read, event,
-        content, observed, observed.view(np.int64), chunk, verdicts, states.place, states.data,
-        states.data.view(np.int64), *states.ids, acc, acc.view(np.int64), np.zeros(len(layout.rings), np.int64),
+        layout.rings, layout.ops, layout.spans, layout.results, layout.keeps_ids, rows.kind, rows.at_ms, rows.slot,
+        rows.kinds_read, rows.event, rows.content, rows.observed, rows.observed.view(np.int64), chunk, verdicts,
+        states.place, states.data, states.data.view(np.int64), *states.ids, acc, acc.view(np.int64),
+        np.zeros(len(layout.rings), np.int64),
     )  # fmt: skip
     for begin in range(
         0, n, CHUNK
@@ -333,4 +351,4 @@ def observe(
         chunk.fill(np.nan)
         late += loop(*fixed, begin, end)
         reads[:, begin:end] = chunk[: end - begin].T
-    return Observed(reads, observed, verdicts, late, pack(layout, states))
+    return Observed(reads, rows.observed, verdicts, late)

@@ -130,7 +130,7 @@ def keys() -> None:
     folder = settings().keys_folder
     made = {PRIVATE: make_keys(folder), "hash.key": make_hash_key(folder)}
     for name, new in made.items():
-        typer.echo(f"{'made ' if new else 'kept '} {folder / name}")
+        typer.echo(f"{'made' if new else 'kept'} {folder / name}")
     typer.echo(f"Workers need {folder / PUBLIC} only; whoever publishes reads {PRIVATE}.", err=True)
 
 

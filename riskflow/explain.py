@@ -5,7 +5,8 @@ median over genuine rows, and the row goes through all layers again. The familie
 the last model most are the reasons. Outputs before calibration are compared, because a calibration has flat steps.
 
 - A family is all inputs with one reason text in the policy; else an aggregate over all its windows; else one input.
-- A drop counts from 2 % of the row's own output on; equal drops keep the order of the inputs.
+- A family counts when the odds of fraud are at least 1.1 times what they are without it (odds, because a probability
+  near 1 hardly moves); equal ones keep the order of the inputs.
 - What the text tells is the member furthest from its usual, seen relative to it.
 - Rules that held come first. At most three reasons; when no family alone explains a row, that is said.
 
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from riskflow.policy import Decider
 
 MOST = 3
-SMALLEST_SHARE = 0.02
+ODDS = 1.1
 ROWS_AT_ONCE = 256
 TOGETHER = "several small signs together"
 UNKNOWN = "not known"
@@ -87,11 +88,11 @@ class Explainer:
 
     def _ranked(self, values: Mapping[str, Any], outputs: Mapping[str, F8]) -> list[list[int]]:
         """For each row the families that raised its output, the strongest first."""
-        own = outputs[self.layers[-1].name]
-        drops = own[:, None] - occluded(self.layers, values, outputs, self.families, self.reference).T
-        order = np.argsort(-drops, axis=1, kind="stable")[:, :MOST]
-        enough = np.maximum(SMALLEST_SHARE * own, 0.0)
-        return [[int(f) for f in order[i] if drops[i, f] > enough[i]] for i in range(len(own))]
+        own = outputs[self.layers[-1].name][:, None]
+        without = occluded(self.layers, values, outputs, self.families, self.reference).T
+        counts = own * (1 - without) > ODDS * without * (1 - own)  # odds compared without dividing by zero
+        order = np.argsort(without, axis=1, kind="stable")[:, :MOST]
+        return [[int(f) for f in order[i] if counts[i, f]] for i in range(len(own))]
 
     def _tell(self, family: Family, values: Mapping[str, Any], texts: Columns, row: int) -> str:
         found = {name: float(values[name][row]) for name in family.members}

@@ -1,8 +1,8 @@
 """Expressions: `amount > 1000 and channel == "online"` as one function over columns, for the rules of a policy.
 
 Known: numbers, names, "words", `+ - * /`, comparisons (chained too, and `in ("a", "b")`), `and or not`,
-`is_missing(x)`. Each row is decided by its own values. A comparison with a value that is not known is false, `!=` and `not in` too;
-`not` turns the answer it is given, so `not amount > 5` holds where the amount is not known.
+`is_missing(x)`. Each row is decided by its own values. A comparison with a value that is not known is false, `!=` and
+`not in` too; `not` turns the answer it is given, so `not amount > 5` holds where the amount is not known.
 """
 
 from __future__ import annotations

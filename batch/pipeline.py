@@ -16,15 +16,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 from msgspec import Meta
 
 from riskflow.durations import duration_ms
 from riskflow.errors import DeclarationError
-from riskflow.plan import Plan
 from riskflow.typed_yaml import Lines, read_typed, where
+
+if TYPE_CHECKING:  # a DAG file reads this at every parse: nothing heavy here
+    from riskflow.plan import Plan
 
 FILE = "pipeline.yaml"
 Share = Annotated[float, Meta(ge=0, le=1)]

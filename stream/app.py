@@ -46,9 +46,7 @@ class Worker:
         self.names = Names(plan.name, generation(conf, plan.name), conf.topic_prefix)
         self.worker = f"{socket.gethostname()}/{slot}"
         self.app = make_faust(self.names, conf, slot)
-        self.lanes = Lanes(
-            self.names, plan.layout_fingerprint, self.redis, self.describe, conf.batch_rows, self.failed
-        )
+        self.lanes = Lanes(self.names, plan.layout_fingerprint, self.redis, self.describe, conf.batch_rows, self.failed)
         self.swap = Swap(plan, AsyncRegistry(self.redis, self.names, conf.keys_folder), conf.poll_s)
         self._make_agents()
 
@@ -107,7 +105,9 @@ class Worker:
         plan, names, producer = self.plan, self.names, self.app.producer
         partitions = [topics[names.by(e)].partitions for e in plan.entities]
         for feed in plan.usecase.feeds:
-            self.lanes.add(Intake(plan, feed, names, producer, partitions[0], read_hash_key(plan, self.conf.keys_folder)))
+            self.lanes.add(
+                Intake(plan, feed, names, producer, partitions[0], read_hash_key(plan, self.conf.keys_folder))
+            )
         for i, stage in enumerate(plan.stages):
             last = i == len(plan.stages) - 1
             onward: Any = self._score(topics) if last else Forward(names, stage, plan.stages[i + 1], partitions[i + 1])

@@ -8,6 +8,7 @@ import msgspec
 
 from riskflow import evaluate
 from riskflow.columns import Columns, concat, n_rows, partition_of, take
+from riskflow.declare import NUMBER, TEXT
 from riskflow.errors import EventRejected
 from riskflow.evaluate import ID, Failures
 from riskflow.names import Names
@@ -18,6 +19,9 @@ from stream.faults import reached
 from stream.head import Head
 from stream.outbox import Outbox, rejection
 from stream.transport import Producer, Records
+
+# The first one with that id counts; the later one is shown to people.
+OTHER_CONTENT = "an event with this id and other content came before"
 
 
 class Onward(Protocol):
@@ -36,14 +40,14 @@ class EntityStage:
     def __init__(self, plan: Plan, stage: Stage, names: Names, producer: Producer, onward: Onward) -> None:
         self.plan, self.stage, self.names, self.producer, self.onward = plan, stage, names, producer, onward
         self.name, self.topic = stage.entity.field, names.by(stage.entity.field)
+        self._travels = travelling(plan, stage)
 
     async def apply(self, head: Head, records: Records) -> None:
         """Everything from blocks to commit; see DESIGN's nine rules in stream/head.py."""
         await self.onward.ready(head)
         applied, sent = dict(head.applied), dict(head.sent)
-        found = [blocks.received(r.value, r.offset, self.name, head.partition, applied) for r in records]
-        fresh = [columns for columns in found if columns is not None]
         outbox, entities, packed = Outbox(self.producer), list[bytes](), list[bytes]()
+        fresh = await self._fresh(head, records, applied, outbox)
         reached("after_decode")
         if fresh:
             columns = concat(fresh)
@@ -52,13 +56,34 @@ class EntityStage:
             reached("after_load")
             seen = self._observe(columns, slots, loaded)
             packed = seen.records
-            await self._refuse(columns, seen.conflicts, outbox)
+            await self._refuse(columns, seen.conflicts, "id_conflict", OTHER_CONTENT, outbox)
             if n_rows(seen.columns):
                 await self.onward.send(head, seen.columns, sent, outbox)
-            await outbox.acknowledged()
-            reached("after_send")
+        await outbox.acknowledged()
+        reached("after_send")
         await head.commit(records[-1].offset + 1, applied=applied, sent=sent, entities=entities, records=packed)
         reached("after_commit")
+
+    async def _fresh(self, head: Head, records: Records, applied: dict[str, int], outbox: Outbox) -> list[Columns]:
+        """The rows not applied before, block by block; those of a block that was parked by hand are rejected."""
+        fresh = []
+        for record in records:
+            columns = blocks.received(record.value, record.offset, self.name, head.partition, applied)
+            if columns is not None and record.offset in head.parked:
+                await self._refuse(
+                    columns, range(n_rows(columns)), "parked", "taken out by hand with `riskflow park`", outbox
+                )
+            elif columns is not None:
+                fresh.append(self._aligned(columns))
+        return fresh
+
+    def _aligned(self, columns: Columns) -> Columns:
+        """The columns that this plan knows: a block may have been written before a field or feature was added."""
+        out = {name: c for name, c in columns.items() if name in self._travels or name.startswith("_")}
+        for name, kind in self._travels.items():
+            if name not in out:
+                out[name] = evaluate.empty_field(kind, n_rows(columns))
+        return out
 
     def _observe(self, columns: Columns, slots: Any, loaded: list[bytes | None]) -> evaluate.Observation:
         failures = Failures()
@@ -71,14 +96,16 @@ class EntityStage:
             metrics.FAILURES.labels(self.plan.name, function).inc(rows)
         return seen
 
-    async def _refuse(self, columns: Columns, rows: Any, outbox: Outbox) -> None:
-        """Rows whose id was seen with other content: the first one counts, this one is shown to people."""
-        if not len(rows):
-            return
-        part = take(columns, rows)
-        ids: Any = part[ID]
-        for i, name in enumerate(ids.strings()):
-            await reject_row(self.plan, self.names, part, i, "id_conflict", f"id {name!r} was seen with other content", self.name, outbox)
+    async def _refuse(self, columns: Columns, rows: Any, kind: str, detail: str, outbox: Outbox) -> None:
+        for row in rows:
+            await reject_row(self.plan, self.names, columns, int(row), kind, detail, self.name, outbox)
+
+
+def travelling(plan: Plan, stage: Stage) -> dict[str, str]:
+    """Name -> kind of every column that reaches a stage, bookkeeping aside."""
+    fields = {name: kind.kind for name, kind in plan.fields.items()}
+    known = [f for f in plan.features if plan.nodes[f].stage < stage.index and stage.index > 0]
+    return {evaluate.TIME: NUMBER, **dict.fromkeys(plan.entities, TEXT), **fields, **dict.fromkeys(known, NUMBER)}
 
 
 async def reject_row(

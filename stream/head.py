@@ -29,7 +29,7 @@ from riskflow.names import Names
 log = structlog.get_logger(__name__)
 AWAY = (ConnectionError, TimeoutError, BusyLoadingError, ReadOnlyError, OSError)
 RETRY_S = 0.2
-FIELDS = ("position", "epoch", "topic_id", "layout", "applied", "sent", "roster", "starts")
+FIELDS = ("position", "epoch", "topic_id", "layout", "applied", "sent", "roster", "starts", "parked")
 
 CLAIM = """
 local stored = redis.call('HMGET', KEYS[1], 'position', 'epoch')
@@ -37,7 +37,7 @@ if not stored[1] then return false end
 local epoch = math.max(tonumber(stored[2]) + 1, tonumber(ARGV[1]))
 redis.call('HSET', KEYS[1], 'epoch', string.format('%.0f', epoch))
 redis.call('HINCRBY', KEYS[1], 'starts', 1)
-return redis.call('HMGET', KEYS[1], 'position', 'epoch', 'topic_id', 'layout', 'applied', 'sent', 'roster', 'starts')
+return redis.call('HMGET', KEYS[1], unpack(ARGV, 2))
 """
 
 # Lua passes at most about 8,000 values to one call, so long lists go in parts.
@@ -80,6 +80,7 @@ class Head:
     sent: dict[str, int]
     roster: dict[str, Any]
     starts: int
+    parked: list[int] = field(default_factory=list)  # offsets that people took out with `riskflow park`
     fence: int = 0  # before this offset, outputs may have left already: no swap
     keys: list[str] = field(default_factory=list)
 
@@ -87,23 +88,25 @@ class Head:
     async def claim(cls, redis: Redis, names: Names, stage: str, partition: int) -> Head:
         """Takes the partition; raises NotReady where there is no head: a position is never guessed."""
         keys = [names.head(stage, partition), names.records(stage, partition)]
-        stored = await until_answered(lambda: redis.register_script(CLAIM)(keys[:1], [int(time.time() * 1000)]))
+        stored = await until_answered(
+            lambda: redis.register_script(CLAIM)(keys[:1], [int(time.time() * 1000), *FIELDS])
+        )
         if stored is None:
             raise NotReady(
                 f"no head for stage {stage!r}, partition {partition} of generation {names.generation} in Redis. "
                 f"For a new use case run `riskflow topics {names.usecase}`; if Redis was emptied or replaced, "
                 f"`riskflow rebuild {names.usecase}`."
             )
-        values = dict(zip(FIELDS, (v.decode() for v in stored), strict=True))
+        values = dict(zip(FIELDS, ((v or b"[]").decode() for v in stored), strict=True))
         numbers = {k: int(values[k]) for k in ("position", "epoch", "starts")}
-        parts = {k: json.loads(values[k]) for k in ("applied", "sent", "roster")}
+        parts = {k: json.loads(values[k]) for k in ("applied", "sent", "roster", "parked")}
         return cls(
             redis, names, stage, partition, topic_id=values["topic_id"], layout=values["layout"], keys=keys,
             **numbers, **parts,
         )  # fmt: skip
 
     async def load(self, entities: Sequence[bytes]) -> list[bytes | None]:
-        """The records of these entities as they stand at this position; raises Leave when somebody else has moved on."""
+        """The records of these entities at this position; raises Leave when somebody else has moved on."""
         fields = packed([b"e:" + e for e in entities])
         script = self.redis.register_script(LOAD)
         answer = await until_answered(lambda: script(self.keys, [self.epoch, self.position, fields]))

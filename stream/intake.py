@@ -57,6 +57,8 @@ class Intake:
         decode = self._decoder.row
         for record in records:
             try:
+                if record.offset in head.parked:
+                    raise EventRejected("parked", "taken out by hand with `riskflow park`")
                 rows.append(decode(record.value, record.timestamp))
                 offsets.append(record.offset)
             except EventRejected as error:

@@ -145,7 +145,8 @@ class Lanes:
         topics = await self._describe()
         if topics[tp.topic].topic_id != head.topic_id:
             raise NotReady(
-                f"topic {tp.topic} was deleted and made again while it was read. Run `riskflow rebuild {self._names.usecase}`."
+                f"topic {tp.topic} was deleted and made again while it was read. "
+                f"Run `riskflow rebuild {self._names.usecase}`."
             )
 
     def positions(self) -> Mapping[TP, int]:
@@ -181,11 +182,15 @@ class Lanes:
         where = f"topic {tp.topic}, partition {tp.partition}"
         fix = f"Run `riskflow rebuild {self._names.usecase}`."
         if head.topic_id != topic_id:
-            raise NotReady(f"{where}: the topic was deleted and made again; the position {head.position} is of another log. {fix}")
+            raise NotReady(
+                f"{where}: the topic was deleted and made again; the position {head.position} is of another log. {fix}"
+            )
         if head.layout != self._layout:
             raise NotReady(f"{where}: the records in Redis are of other windows than this plan's. {fix}")
         if not first <= head.position <= end:
-            raise NotReady(f"{where}: the position {head.position} is outside what the log holds ({first} to {end}). {fix}")
+            raise NotReady(
+                f"{where}: the position {head.position} is outside what the log holds ({first} to {end}). {fix}"
+            )
         head.fence = min(end, head.position + (BATCH_BLOCKS if self._stages[tp.topic].internal else self._batch_rows))
         if head.starts > STUCK_STARTS and head.position < end:
             log.error(

@@ -22,7 +22,7 @@ from riskflow.scoring import Scored
 from riskflow.state import INTAKE_LOG, INTAKE_PARTITION, ROW_BITS, log_columns, source_name
 from stream import blocks, metrics
 from stream.entity import reject_row
-from stream.faults import reached
+from stream.faults import reached, scores_sent
 from stream.head import Head
 from stream.outbox import Headers, Outbox
 from stream.swap import Live, Swap
@@ -73,6 +73,7 @@ class Score:
             metrics_of(self.plan.name, ACTIONS[action]).inc(int(count))
         headers = self._headers(head)
         await outbox.send(self.names.scores, head.partition % self._scores_partitions, records, headers)
+        scores_sent()
 
     def _messages(self, events: Columns, scored: Scored, live: Live) -> Any:
         """(key, JSON) of each score: a pure function of log, plan and roster."""
@@ -101,10 +102,14 @@ class Score:
         """Where each row stands in every stage's log, as partition/offset/row."""
         named: list[tuple[str, Any, Any]] = [(self.plan.scored.name, events[INTAKE_PARTITION], events[INTAKE_LOG])]
         named += [
-            (s.entity.field, events[part], events[log]) for s, (log, part) in zip(self.plan.stages, self._logs, strict=True)
+            (s.entity.field, events[part], events[log])
+            for s, (log, part) in zip(self.plan.stages, self._logs, strict=True)
         ]
         columns = [
-            [f"{p}/{x >> ROW_BITS}/{x & ((1 << ROW_BITS) - 1)}" for p, x in zip(part.tolist(), log.tolist(), strict=True)]
+            [
+                f"{p}/{x >> ROW_BITS}/{x & ((1 << ROW_BITS) - 1)}"
+                for p, x in zip(part.tolist(), log.tolist(), strict=True)
+            ]
             for _, part, log in named
         ]
         names = [n for n, _, _ in named]
@@ -116,7 +121,14 @@ class Score:
         return [("decided-at", decided), ("epoch", str(head.epoch).encode()), ("worker", self.worker.encode())]
 
     async def _send_rows(
-        self, head: Head, columns: Columns, events: Any, scored: Scored | None, live: Live, sent: dict[str, int], outbox: Outbox
+        self,
+        head: Head,
+        columns: Columns,
+        events: Any,
+        scored: Scored | None,
+        live: Live,
+        sent: dict[str, int],
+        outbox: Outbox,
     ) -> None:
         full = {**columns, **self._outputs(n_rows(columns), events, scored, live)}
         positions: Any = full[self._by]

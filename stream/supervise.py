@@ -79,7 +79,19 @@ def supervise(usecase: str, slot: int | None) -> int:
 
 def start(usecase: str, slot: int, *, stderr: IO[bytes] | None = None, **environment: str) -> subprocess.Popen[bytes]:
     """One worker process, by Faust's own command; it dies with its supervisor."""
-    command = [sys.executable, "-m", "faust", "-L", "uvloop", "-A", "stream.app", "worker", "-l", "warn", "--without-web"]
+    command = [
+        sys.executable,
+        "-m",
+        "faust",
+        "-L",
+        "uvloop",
+        "-A",
+        "stream.app",
+        "worker",
+        "-l",
+        "warn",
+        "--without-web",
+    ]
     env = {**os.environ, "RISKFLOW_USECASE": usecase, "RISKFLOW_SLOT": str(slot), **environment}
     out = subprocess.DEVNULL if stderr is not None else None
     return subprocess.Popen(command, cwd=PROJECT, env=env, stdout=out, stderr=stderr, preexec_fn=_die_with_parent)

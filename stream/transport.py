@@ -111,7 +111,7 @@ class Consumer(driver.Consumer):
             return False
         try:
             await self._commit(offsets)
-        except (KafkaError, asyncio.TimeoutError):
+        except (TimeoutError, KafkaError):
             return False
         self._committed_offset.update(offsets)
         return True

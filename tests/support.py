@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import redis
 
+from riskflow.columns import Columns, take
 from riskflow.names import Names
 from riskflow.plan import Plan
 from riskflow.settings import settings
@@ -38,6 +39,17 @@ def small_model(inputs: int, seed: int) -> Any:
     return HistGradientBoostingClassifier(max_iter=10, max_leaf_nodes=8, random_state=seed).fit(x, y)
 
 
+def made_up_rows(plan: Plan) -> Columns:
+    """Scored rows with every feature, from a small simulated history."""
+    from batch.history import history_columns
+    from batch.replay import replay
+    from batch.simulate import simulate
+
+    world = simulate(1, 1_700_000_000_000, days=5, customers=20, terminals=10)
+    rows = replay(plan, history_columns(plan, {"events": world.events, "labels": world.labels})).columns
+    return take(rows, np.flatnonzero(np.asarray(rows["_kind"]) == 0)[-64:])
+
+
 def publish_small(plan: Plan, why: str = "test") -> int:
     """Publishes a champion whose models were trained on the spot; returns its version."""
     from batch.bundling import build_bundle
@@ -50,6 +62,6 @@ def publish_small(plan: Plan, why: str = "test") -> int:
     seed = next(_seeds)
     models = {name: small_model(len(plan.model_inputs(name)), seed) for name in plan.models}
     numbers = Policy.load(plan.usecase.folder / "policy.yaml").start() | {"review": 0.9, "decline": 0.99}
-    bundle = build_bundle(plan, models=models, policy_numbers=numbers)
+    bundle = build_bundle(plan, models=models, policy_numbers=numbers, golden_columns=made_up_rows(plan))
     registry = Registry(store(), names_of(plan))
     return registry.publish(bundle, load_private_key(keys), who="test", why=why).version

@@ -52,14 +52,14 @@ class Victim:
         started = time.monotonic()
         if point == RANDOM:
             self.start()
-            wait_until(self.has_scored, 60, "a score after a restart")
+            wait_until(self.has_scored, 150, "a score after a restart")
             self.report.recovery_s.append(time.monotonic() - started)
             time.sleep(self._random.uniform(0.0, 1.5))
             self._end(signal.SIGKILL)
         else:
-            passes = 1 if point == "during_swap" else self._random.randint(10, 60)
+            passes = 1 if point == "during_swap" else self._random.randint(1, 30)
             self.start(RISKFLOW_KILL_AT=f"{point}:{passes}")
-            wait_until(self.has_scored, 60, "a score after a restart")
+            wait_until(self.has_scored, 150, "a score after a restart")
             self.report.recovery_s.append(time.monotonic() - started)
             if point == "during_swap":
                 self.publish()

@@ -49,7 +49,9 @@ def test_every_event_has_one_score_whatever_is_killed(prefixed: str, tmp_path: P
     support.publish_small(plan, "the first")
     world = make_world(EVENTS, SEED)
     reader = observer.Topics(conf.kafka, names)
-    victim = Victim(plan.name, reader, lambda: support.publish_small(plan, "a swap to kill in"), SEED, str(tmp_path / "worker.log"))
+    victim = Victim(
+        plan.name, reader, lambda: support.publish_small(plan, "a swap to kill in"), SEED, str(tmp_path / "worker.log")
+    )
     pacer = Pacer(world, conf.kafka, prefixed, plan.name, PER_S)
     try:
         pacer.start()
@@ -59,7 +61,9 @@ def test_every_event_has_one_score_whatever_is_killed(prefixed: str, tmp_path: P
         pacer.join()
         assert pacer.error is None
         wanted = world.ids("score")
-        observer.wait_until(lambda: reader.end(names.scores) >= len(wanted) and not _lag(reader, plan, names), 120, "scoring everything")
+        observer.wait_until(
+            lambda: reader.end(names.scores) >= len(wanted) and not _lag(reader, plan, names), 120, "scoring everything"
+        )
         stopped_s = victim.stop()
         outcome = reader.outcome()
     finally:

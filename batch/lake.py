@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from batch.history import text_column
 from riskflow.columns import Column, Columns, Text, n_rows
 from riskflow.declare import CATEGORY, TEXT, Feed
 from riskflow.evaluate import DEGRADED, ID, KIND, TIME, empty_field
@@ -28,6 +29,7 @@ from riskflow.plan import Plan
 from riskflow.state import INTAKE_LOG, INTAKE_PARTITION, log_columns
 
 PARTITION, OFFSET, ROW, EPOCH, BROKER_MS = "_partition", "_offset", "_row", "_epoch", "_broker_ms"
+CARRIED, NOWHERE = -1, -2  # partitions in a position: folded by an earlier generation; not in this stage's log
 STATUS, VALUE, KEY = "_status", "_value", "_key"
 ACCEPTED, PARKED = "ok", "parked"
 ROW_KEY = (KIND, INTAKE_PARTITION, INTAKE_LOG)  # one row of the world: where it stands in its feed
@@ -37,7 +39,7 @@ TOPIC_FILE = "topic.json"
 
 @dataclass(frozen=True)
 class Part:
-    """One file; `start` is the first offset that is read from it, above `first` where another file has the beginning."""
+    """One file; `start` is the first offset that is read from it, above `first` where another has those before."""
 
     path: Path
     partition: int
@@ -150,9 +152,9 @@ def effective(rows: pl.DataFrame) -> pl.DataFrame:
     """Of rows with one intake position the one of the highest epoch; of those that are equal bytes the first."""
     if not len(rows):
         return rows
-    small = rows.select(*ROW_KEY, EPOCH, PARTITION, OFFSET, ROW).with_row_index("_at")
+    small = rows.select(*ROW_KEY, ID, EPOCH, PARTITION, OFFSET, ROW).with_row_index("_at")
     small = small.sort(EPOCH, PARTITION, OFFSET, ROW, descending=[True, False, False, False])
-    kept = small.unique(ROW_KEY, keep="first", maintain_order=True)["_at"]
+    kept = small.unique([*ROW_KEY, ID], keep="first", maintain_order=True)["_at"]
     return rows if len(kept) == len(rows) else rows[kept.sort()]
 
 
@@ -166,8 +168,9 @@ def as_columns(plan: Plan, frame: pl.DataFrame) -> Columns:
         out.setdefault(name, empty_field(kind.kind, n))
     for entity in plan.entities:
         out.setdefault(entity, empty_field(TEXT, n))
-        for position in log_columns(entity):
-            out.setdefault(position, np.full(n, -1, np.int64))
+        log, part = log_columns(entity)
+        out.setdefault(log, np.full(n, -1, np.int64))
+        out.setdefault(part, np.full(n, NOWHERE, np.int32))
     for name in plan.features:
         out.setdefault(name, np.full(n, np.nan))
     for name in (KIND, TIME, INTAKE_LOG, INTAKE_PARTITION):
@@ -179,11 +182,13 @@ def as_columns(plan: Plan, frame: pl.DataFrame) -> Columns:
 
 def column_of(series: pl.Series) -> Column:
     """A Parquet column as ours: null is NaN, -1, or the missing text."""
-    if series.dtype in (pl.String, pl.Binary, pl.Null):
-        return Text.of(series.cast(pl.Binary).fill_null(Text.MISSING).to_list())
+    if series.dtype in (pl.String, pl.Null):
+        return text_column(series)
+    if series.dtype == pl.Binary:
+        return Text.of(series.fill_null(Text.MISSING).to_list())
     if series.dtype == pl.List:
         return Text.of_strings(json.dumps(v.to_list() if v is not None else []) for v in series)
-    missing: Any = float("nan") if series.dtype.is_float() else -1
+    missing: Any = float("nan") if series.dtype.is_float() else NOWHERE if series.name.startswith("_part_") else -1
     if series.null_count():
         series = series.fill_null(missing)
     return np.ascontiguousarray(series.to_numpy())
@@ -214,7 +219,7 @@ def read_feed(
     """Messages of a feed that could be decoded, parked ones too, the first of each id; categories as words."""
     frame = read_topic(lake, names.feed(feed.name))
     if not len(frame):
-        return pl.DataFrame(schema={ID: pl.String, TIME: pl.Int64, **{n: pl.Null for n in feed.types}})
+        return pl.DataFrame(schema={ID: pl.String, TIME: pl.Int64, **dict.fromkeys(feed.types, pl.Null)})
     frame = frame.filter(pl.col(STATUS).is_in([ACCEPTED, PARKED]))
     if from_ms is not None:
         frame = frame.filter(pl.col(TIME) >= from_ms)
@@ -222,12 +227,13 @@ def read_feed(
         frame = frame.filter(pl.col(TIME) < to_ms)
     # A completed message has the id of the parked one, so the accepted one comes first.
     frame = frame.sort(pl.col(STATUS) == PARKED, BROKER_MS, PARTITION, OFFSET)
-    return _with_words(feed, frame.unique(ID, keep="first", maintain_order=True))
+    return with_words(feed, frame.unique(ID, keep="first", maintain_order=True))
 
 
-def _with_words(feed: Feed, frame: pl.DataFrame) -> pl.DataFrame:
+def with_words(feed: Feed, frame: pl.DataFrame) -> pl.DataFrame:
+    """Categories of a feed as words instead of codes."""
     for name, kind in feed.types.items():
-        if kind.kind == CATEGORY and frame[name].dtype != pl.String:
+        if kind.kind == CATEGORY and name in frame.columns and frame[name].dtype != pl.String:
             words = dict(enumerate(kind.values))
             frame = frame.with_columns(pl.col(name).replace_strict(words, default=None, return_dtype=pl.String))
     return frame

@@ -1,0 +1,167 @@
+"""What each generation began with, kept in the lake: so that its rows can be replayed, and the next one be made.
+
+    lake/_generations/<use case>.g<N>/
+        start.json          where its rows begin, where its intake began, how its records were made
+        records.parquet     the records it began with
+        carried.parquet     rows that the generation before it had taken and not finished: folded there by all stages
+                            but the last, and sent into this one's last stage
+        history.parquet     the files of a first start, in the order in which they were folded
+        parked/<stage>-<partition>-<offset>.block   what a person took out of a log (batch/park.py)
+
+A generation without a folder was begun by `riskflow topics`, from nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from batch import lake
+from batch.fold import fold, stage_orders
+from batch.replay import Records, replay
+from riskflow.columns import Columns, concat
+from riskflow.evaluate import ID, KIND, TIME
+from riskflow.names import Names
+from riskflow.plan import Plan
+from riskflow.state import INTAKE_LOG, INTAKE_PARTITION, log_columns
+
+NOTHING, FILES, ARCHIVE = "nothing", "files", "archive"
+
+
+@dataclass(frozen=True)
+class Start:
+    """How a generation began. Offsets and positions are by partition, as text: it is JSON."""
+
+    generation: int
+    made_from: str = NOTHING
+    before: int | None = None  # the generation that its rows were taken from
+    layout: str = ""
+    rows_from: dict[str, int] = field(default_factory=dict)
+    feeds: dict[str, dict[str, int]] = field(default_factory=dict)
+
+
+class Generations:
+    """The generations of one use case in the lake."""
+
+    def __init__(self, plan: Plan, names: Names, folder: Path) -> None:
+        self.plan, self.names, self.lake = plan, names, folder
+
+    def at(self, generation: int) -> Names:
+        return Names(self.names.usecase, generation, self.names.prefix)
+
+    def folder(self, generation: int) -> Path:
+        return self.lake / "_generations" / self.at(generation).group
+
+    def known(self) -> list[int]:
+        """Generations that began with a rebuild."""
+        pattern = re.compile(re.escape(self.names.prefix + self.names.usecase) + r"\.g(\d+)")
+        found = [pattern.fullmatch(p.parent.name) for p in (self.lake / "_generations").glob("*/start.json")]
+        return sorted(int(m.group(1)) for m in found if m)
+
+    def start(self, generation: int) -> Start:
+        path = self.folder(generation) / "start.json"
+        return Start(**json.loads(path.read_text())) if path.is_file() else Start(generation)
+
+    # writing
+
+    def write(
+        self, start: Start, records: dict[str, Records], carried: Columns | None, history: Columns | None
+    ) -> None:
+        """Keeps a generation's beginning; start.json last: where it lies, the rest is whole."""
+        folder = self.folder(start.generation)
+        folder.mkdir(parents=True, exist_ok=True)
+        _records_frame(records).write_parquet(folder / "records.parquet")
+        if carried is not None:
+            lake.frame_of(carried).write_parquet(folder / "carried.parquet")
+        if history is not None:
+            lake.frame_of(history).write_parquet(folder / "history.parquet")
+        temporary = folder / "start.tmp"
+        temporary.write_text(json.dumps(asdict(start), indent=2) + "\n")
+        temporary.rename(folder / "start.json")
+
+    # reading
+
+    def rows(self, generation: int) -> Columns:
+        """Effective rows that this generation wrote."""
+        return lake.as_columns(self.plan, self.frame(generation, lake.read_topic(self.lake, self.names.rows)))
+
+    def frame(self, generation: int, rows: pl.DataFrame) -> pl.DataFrame:
+        """Those of the whole topic's rows that this generation wrote, effective ones only."""
+        after = [g for g in self.known() if g > generation]
+        rows = _from(rows, self.start(generation).rows_from)
+        rows = _before(rows, self.start(min(after)).rows_from) if after else rows
+        return lake.effective(rows)
+
+    def carried(self, generation: int) -> Columns | None:
+        """Rows that this generation took and left to the next."""
+        path = self.folder(generation) / "carried.parquet"
+        return lake.as_columns(self.plan, pl.read_parquet(path)) if path.is_file() else None
+
+    def history(self, generation: int) -> Columns | None:
+        """The files that this generation began with, in the order in which they became known."""
+        path = self.folder(generation) / "history.parquet"
+        return lake.as_columns(self.plan, pl.read_parquet(path)) if path.is_file() else None
+
+    def records(self, generation: int) -> dict[str, Records]:
+        """The records that a generation began with; worked out again from rows when this plan's windows are others."""
+        start = self.start(generation)
+        if start.made_from == NOTHING:
+            return {}
+        if start.layout == self.plan.layout_fingerprint:
+            return _records_of(pl.read_parquet(self.folder(generation) / "records.parquet"))
+        if start.made_from == FILES:
+            history = self.history(generation)
+            assert history is not None
+            return replay(self.plan, history).records
+        assert start.before is not None
+        return self.records_after(start.before, self.carried(generation))
+
+    def records_after(self, generation: int, carried: Columns | None) -> dict[str, Records]:
+        """The records at the end of a generation: its rows, and in all stages but the last those it left unfinished."""
+        rows = base(self.plan, self.rows(generation))
+        finished = len(rows[KIND])
+        both = concat([rows, base(self.plan, carried)]) if carried is not None else rows
+        orders = stage_orders(self.plan, both, finished)
+        return fold(self.plan, both, orders, self.records(generation)).records
+
+
+def base(plan: Plan, columns: Columns) -> Columns:
+    """What a fold needs of rows: who, when, fields, positions, and features for those that begin at a later stage."""
+    positions = [c for e in plan.entities for c in log_columns(e)]
+    wanted = [KIND, ID, TIME, *plan.entities, *plan.fields, INTAKE_LOG, INTAKE_PARTITION, *positions, *plan.features]
+    return {name: columns[name] for name in dict.fromkeys(wanted)}
+
+
+def _records_frame(records: dict[str, Records]) -> pl.DataFrame:
+    rows: dict[str, list[Any]] = {"stage": [], "id": [], "record": []}
+    for stage, found in records.items():
+        rows["stage"] += [stage] * len(found)
+        rows["id"] += list(found)
+        rows["record"] += list(found.values())
+    return pl.DataFrame(rows, schema={"stage": pl.String, "id": pl.Binary, "record": pl.Binary})
+
+
+def _records_of(frame: pl.DataFrame) -> dict[str, Records]:
+    out: dict[str, Records] = {}
+    for stage, found in frame.group_by("stage"):
+        out[str(stage[0])] = dict(zip(found["id"].to_list(), found["record"].to_list(), strict=True))
+    return out
+
+
+def _bound(rows: pl.DataFrame, offsets: dict[str, int]) -> pl.Expr:
+    return pl.col(lake.PARTITION).replace_strict(
+        {int(p): o for p, o in offsets.items()}, default=0, return_dtype=pl.Int64
+    )
+
+
+def _from(rows: pl.DataFrame, offsets: dict[str, int]) -> pl.DataFrame:
+    return rows.filter(pl.col(lake.OFFSET) >= _bound(rows, offsets)) if len(rows) and offsets else rows
+
+
+def _before(rows: pl.DataFrame, offsets: dict[str, int]) -> pl.DataFrame:
+    return rows.filter(pl.col(lake.OFFSET) < _bound(rows, offsets)) if len(rows) else rows

@@ -1,0 +1,119 @@
+"""`riskflow labels`: completes labels that came without entity ids, and sends them again with the same id.
+
+Intake skips such a label, because it cannot know whom it is about; only what is on the log counts. Ids (and declared
+fields such as the amount) come from the event's archived row, from its message, or from the files of a first start. A
+label of an unknown event stays and is listed. A label that was sent again is on the log with its id, so a second run
+sends nothing; if it did, the entity's ring of ids would drop it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+import polars as pl
+
+from batch import lake
+from batch.archive import archive
+from batch.generations import Generations
+from batch.produce import Outgoing, send
+from riskflow.declare import Feed
+from riskflow.evaluate import ID, KIND
+from riskflow.names import Names
+from riskflow.plan import Plan
+from riskflow.settings import Settings
+
+
+@dataclass
+class Completed:
+    """What was done with parked labels."""
+
+    sent: int = 0
+    pending: list[str] = field(default_factory=list)  # ids of labels whose event is not known
+    hashed: int = 0  # their events are known by hashed ids only
+
+    def summary(self) -> dict[str, Any]:
+        """The same as JSON values."""
+        return {"sent": self.sent, "pending": len(self.pending), "hashed": self.hashed, "unknown": self.pending[:100]}
+
+
+def complete_labels(plan: Plan, conf: Settings, *, fresh: bool = True) -> Completed:
+    """Sends every label again that waits for ids and whose event is known. fresh: archive what is new first."""
+    if fresh:
+        archive(plan, conf)
+    names = Names(plan.name, prefix=conf.topic_prefix)
+    out = Completed()
+    for feed in plan.usecase.feeds:
+        if feed.about is not None:
+            messages = list(_again(plan, names, conf, feed, out))
+            out.sent += send(iter(messages), conf.kafka).messages if messages else 0
+    return out
+
+
+def waiting(names: Names, conf: Settings, feed: Feed) -> pl.DataFrame:
+    """Parked messages, the first of each id, that no complete message with the same id followed."""
+    frame = lake.read_topic(conf.lake_folder, names.feed(feed.name))
+    if not len(frame):
+        return frame
+    parked = frame.filter(pl.col(lake.STATUS) == lake.PARKED)
+    parked = parked.sort(lake.BROKER_MS, lake.PARTITION, lake.OFFSET).unique(ID, keep="first", maintain_order=True)
+    return parked.join(frame.filter(pl.col(lake.STATUS) == lake.ACCEPTED), on=ID, how="anti", maintain_order="left")
+
+
+def _again(plan: Plan, names: Names, conf: Settings, feed: Feed, out: Completed) -> Iterator[Outgoing]:
+    found = waiting(names, conf, feed)
+    if not len(found):
+        return
+    events = known_events(plan, names, conf, found[str(feed.about)].unique().to_list())
+    hashed = [e.field for e in plan.usecase.entities if e.hashed]
+    for row in found.iter_rows(named=True):
+        event = events.get(row[str(feed.about)])
+        message = None if event is None else completed(plan, feed, row, event)
+        if message is None:
+            out.pending.append(row[ID])
+        elif hashed and any(msgspec.json.decode(row[lake.VALUE]).get(e) is None for e in hashed):
+            out.hashed += 1  # the archive has no raw id, and a hash must not be hashed again
+        else:
+            yield Outgoing(names.feed(feed.name), row[lake.KEY], msgspec.json.encode(message), None)
+
+
+def completed(plan: Plan, feed: Feed, row: dict[str, Any], event: dict[str, Any]) -> dict[str, Any] | None:
+    """The label as it was sent, with its id, and what it lacked from its event; None if the event lacks it too."""
+    message = msgspec.json.decode(row[lake.VALUE])
+    for entity in plan.usecase.entities:
+        if message.get(entity.field) is None and event.get(entity.field) is not None:
+            message[entity.field] = event[entity.field]
+        if message.get(entity.field) is None and not entity.optional:
+            return None
+    for name in feed.types:
+        value = event.get(name)
+        if name in plan.scored.types and message.get(name) is None and value is not None and value == value:
+            message[name] = value
+    return {**message, feed.id: row[ID]}
+
+
+def known_events(plan: Plan, names: Names, conf: Settings, ids: list[Any]) -> dict[str, dict[str, Any]]:
+    """Entity ids and fields of these events; the row that counted comes before the message, and that before files."""
+    wanted = pl.DataFrame({ID: ids}, schema={ID: pl.String})
+    fields = [ID, *plan.entities, *plan.scored.types]
+    out: dict[str, dict[str, Any]] = {}
+    for frame in _sources(plan, names, conf):
+        if len(frame):
+            there = [f for f in fields if f in frame.columns]
+            for row in frame.join(wanted, on=ID, how="semi").select(there).iter_rows(named=True):
+                out.setdefault(row[ID], row)
+    return out
+
+
+def _sources(plan: Plan, names: Names, conf: Settings) -> Iterator[pl.DataFrame]:
+    wanted = [KIND, ID, *plan.entities, *plan.scored.types]
+    rows = lake.read_topic(conf.lake_folder, names.rows, wanted)
+    yield lake.with_words(plan.scored, rows.filter(pl.col(KIND) == 0)) if len(rows) else rows
+    yield lake.read_events(plan, names, conf.lake_folder)
+    generations = Generations(plan, names, conf.lake_folder)
+    for generation in generations.known():
+        history = generations.history(generation)
+        if history is not None:
+            yield lake.with_words(plan.scored, lake.frame_of(history).filter(pl.col(KIND) == 0))

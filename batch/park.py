@@ -1,0 +1,109 @@
+"""`riskflow park`: takes one block or message out of a stage's log, when a worker ends at it again and again.
+
+Its offset is written into the head, which makes workers pass over it and say so on `rejected`; its bytes are kept in
+the lake, because the log forgets them, and rebuild and parity must know which rows stopped where.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import redis
+
+from batch.archive import read_log
+from batch.generations import Generations
+from batch.rebuild import members, present_generation
+from batch.topics import Cluster, stages
+from riskflow.columns import decode, n_rows
+from riskflow.errors import NotReady, RiskflowError
+from riskflow.names import Names
+from riskflow.plan import Plan
+from riskflow.settings import Settings
+
+PARKED = "parked"  # field of a head: JSON list of offsets that its stage passes over
+
+
+@dataclass(frozen=True)
+class ParkedBlock:
+    """What was taken out."""
+
+    stage: str
+    partition: int
+    offset: int
+    rows: int
+    kept: Path
+    new: bool
+
+
+def park(plan: Plan, conf: Settings, stage: str, partition: int, offset: int) -> ParkedBlock:
+    """Marks an offset in a stopped stage's head; a second time is harmless.
+
+    Raises RiskflowError for a stage, partition or offset that is not there, NotReady when a worker runs.
+    """
+    store = redis.Redis.from_url(conf.redis_url)
+    generations = Generations(plan, Names(plan.name, prefix=conf.topic_prefix), conf.lake_folder)
+    names = generations.at(present_generation(store, generations))
+    topics = {s: t for s, t, _ in stages(plan, names)}
+    if stage not in topics:
+        raise RiskflowError(f"park: {plan.name} has no stage {stage!r}. There are: {', '.join(topics)}.")
+    head = _head(store, names, stage, partition)
+    if offset < int(head["position"]):
+        raise RiskflowError(
+            f"park: stage {stage!r}, partition {partition} has passed offset {offset}, it is at {head['position']}: "
+            "nothing waits there. Take the offset that the worker's last line names."
+        )
+    with Cluster(conf.kafka) as cluster:
+        _check_stopped(plan, names, cluster)
+        value = _message(cluster, conf.kafka, topics[stage], partition, offset)
+    kept = _keep(generations.folder(names.generation) / PARKED, f"{stage}-{partition}-{offset}.block", value)
+    parked = set(json.loads(head.get(PARKED, "[]")))
+    store.hset(names.head(stage, partition), PARKED, json.dumps(sorted({*parked, offset})))
+    return ParkedBlock(stage, partition, offset, _rows(value), kept, offset not in parked)
+
+
+def _head(store: Any, names: Names, stage: str, partition: int) -> dict[str, str]:
+    head = {k.decode(): v.decode() for k, v in store.hgetall(names.head(stage, partition)).items()}
+    if not head:
+        raise NotReady(
+            f"no head for stage {stage!r}, partition {partition} of generation {names.generation} in Redis. "
+            f"Run `riskflow topics {names.usecase}`."
+        )
+    return head
+
+
+def _check_stopped(plan: Plan, names: Names, cluster: Cluster) -> None:
+    if working := members(cluster, names.group):
+        raise NotReady(
+            f"workers of {plan.name} are running ({', '.join(working)}). Stop them first: a running worker does not "
+            "look at its head again. A killed one is forgotten by Kafka after 10 s."
+        )
+
+
+def _message(cluster: Cluster, kafka: str, topic: str, partition: int, offset: int) -> bytes:
+    there = cluster.topics()
+    if topic not in there or not 0 <= partition < there[topic][1]:
+        raise RiskflowError(f"park: there is no topic {topic} with a partition {partition}.")
+    first, end = cluster.log_ranges({topic: there[topic][1]})[topic, partition]
+    if not first <= offset < end:
+        raise RiskflowError(f"park: {topic}, partition {partition} holds offsets {first} to {end - 1}, not {offset}.")
+    for _, records, _, _ in read_log(kafka, topic, {partition: (offset, offset + 1)}):
+        return bytes(records[0].value or b"")
+    raise RiskflowError(f"park: {topic}, partition {partition} has no message at offset {offset}.")
+
+
+def _keep(folder: Path, name: str, value: bytes) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / f".{name}"
+    temporary.write_bytes(value)
+    return temporary.rename(folder / name)
+
+
+def _rows(value: bytes) -> int:
+    """Rows of a block; a producer's message is one."""
+    try:
+        return n_rows(decode(value)[0])
+    except ValueError:
+        return 1

@@ -1,0 +1,494 @@
+"""`riskflow rebuild`: folds history through the kernel and writes the records, logs and heads of the next generation.
+
+From files of history (a first start), or from the archive: the rows of the present generation, on top of the records
+it began with. What the present generation took and did not finish is brought on: all stages but the last are folded
+here, in the order of their logs, and the last stage's input is sent into the next generation, so that its workers score
+it. Each row is in the archive, or sent on, or still before intake's position: never two of these.
+
+Nothing of the present generation changes; the last thing written is the number of the next one. A run that is killed
+before that has done nothing, and the next one takes another number.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import redis
+from kafka.errors import KafkaError
+
+from batch import topics as batch_topics
+from batch.archive import archive
+from batch.fold import Folded, features_before, fold, stage_orders
+from batch.generations import ARCHIVE, FILES, Generations, Start, base
+from batch.history import history_columns
+from batch.importer import read_table
+from batch.lake import CARRIED, read_topic
+from batch.parked import Parked, parked_messages, read_parked
+from batch.produce import producer
+from batch.replay import Records, replay
+from batch.topics import Cluster, check_redis
+from batch.unfinished import HalfSent, Taken, full, keys, on_logs
+from riskflow.columns import Columns, Text, concat, encode, n_rows, partition_of, take
+from riskflow.declare import Feed
+from riskflow.errors import NotReady, RiskflowError
+from riskflow.evaluate import DEGRADED, ID, KIND, TIME
+from riskflow.hashkey import read_hash_key
+from riskflow.names import Names
+from riskflow.plan import Plan
+from riskflow.settings import Settings
+from riskflow.state import BLOCK_ROWS, INTAKE_LOG, INTAKE_PARTITION, ROW_BITS, log_columns, new_head, source_name
+
+MEMBERS_LEAVE_S = 20.0  # Kafka forgets a killed worker after its session's 10 s
+FIELDS_A_COMMAND, COMMANDS_A_FLUSH = 500, 20
+REBUILD = "rebuild"
+
+
+@dataclass
+class Rebuilt:
+    """What was done, for people."""
+
+    generation: int
+    made_from: str
+    rows: int = 0
+    records: dict[str, int] = field(default_factory=dict)
+    sent_on: int = 0
+    rejected: int = 0
+    positions: dict[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    def summary(self) -> dict[str, Any]:
+        """The same as JSON values."""
+        return {**self.__dict__, "seconds": round(self.seconds, 3)}
+
+
+def rebuild(
+    plan: Plan,
+    conf: Settings,
+    *,
+    events: Path | None = None,
+    labels: Path | None = None,
+    partitions: int | None = None,
+    drop_old: bool = False,
+) -> Rebuilt:
+    """Makes the next generation and points workers at it.
+
+    Raises NotReady while workers run; RiskflowError when files are given but the stream has taken rows already.
+    """
+    started = time.monotonic()
+    store = redis.Redis.from_url(conf.redis_url)
+    check_redis(store, conf.redis_url)
+    with Cluster(conf.kafka) as cluster:
+        job = _Rebuild(plan, conf, store, cluster, partitions)
+        job.check_stopped()
+        out = job.from_archive() if events is None else job.from_files(events, labels)
+    if drop_old:
+        _drop(store, plan, job.old)
+    out.seconds = time.monotonic() - started
+    return out
+
+
+def present_generation(store: Any, generations: Generations) -> int:
+    """The generation that workers use; where Redis was emptied, the newest one that the lake knows."""
+    stored = store.get(generations.names.current_generation)
+    return int(stored) if stored is not None else max([1, *generations.known()])
+
+
+def members(cluster: Cluster, group: str) -> list[str]:
+    """Who works in a consumer group now; a worker that was killed is a member until its session ends."""
+    try:
+        found = cluster.admin.describe_groups([group])[group]
+    except KafkaError:
+        return []  # no such group: nobody has ever worked
+    return sorted(str(m.get("group_instance_id") or m["member_id"]) for m in found.get("members") or [])
+
+
+class _Rebuild:
+    """One run."""
+
+    def __init__(self, plan: Plan, conf: Settings, store: Any, cluster: Cluster, partitions: int | None) -> None:
+        self.plan, self.conf, self.store, self.cluster = plan, conf, store, cluster
+        bare = Names(plan.name, prefix=conf.topic_prefix)
+        self.generations = Generations(plan, bare, conf.lake_folder)
+        self.hash_key = read_hash_key(plan, conf.keys_folder)
+        self.there = cluster.topics()
+        present = present_generation(store, self.generations)
+        self.old = self.generations.at(present)
+        self.new = self.generations.at(self._next(present))
+        first = self.there.get(self.old.by(plan.entities[0]))
+        self.partitions = partitions or (first[1] if first else conf.partitions)
+        self.heads: dict[tuple[str, int], dict[str, str]] = {}
+
+    def _next(self, present: int) -> int:
+        """A number that nothing was ever written under; the present one where nothing exists at all."""
+        used = {
+            g for g in range(1, 1000) if any(self.generations.at(g).by(e) in self.there for e in self.plan.entities)
+        }
+        used |= set(self.generations.known())
+        return max([present, *used]) + 1 if used else present
+
+    def _read_heads(self) -> dict[tuple[str, int], dict[str, str]]:
+        stages = [(s, self.there[t][1]) for s, t, _ in batch_topics.stages(self.plan, self.old) if t in self.there]
+        wanted = [(stage, p) for stage, n in stages for p in range(n)]
+        pipe = self.store.pipeline(transaction=False)
+        for stage, p in wanted:
+            pipe.hgetall(self.old.head(stage, p))
+        found = zip(wanted, pipe.execute(), strict=True)
+        return {at: {k.decode(): v.decode() for k, v in head.items()} for at, head in found if head}
+
+    # nobody else may write
+
+    def check_stopped(self) -> None:
+        """Waits until Kafka's group is empty; a worker that goes on running is named."""
+        until = time.monotonic() + MEMBERS_LEAVE_S
+        while working := members(self.cluster, self.old.group):
+            if time.monotonic() > until:
+                raise NotReady(
+                    f"workers of {self.plan.name} are running ({', '.join(working)}). Stop them, then run "
+                    f"`riskflow rebuild {self.plan.name}` again; events wait on Kafka meanwhile."
+                )
+            time.sleep(0.5)
+        self.heads = self._read_heads()
+
+    def _still_stopped(self) -> None:
+        heads = self._read_heads()
+        if heads != self.heads or members(self.cluster, self.old.group):
+            raise NotReady(
+                f"a worker of {self.plan.name} was started while records were folded: generation "
+                f"{self.old.generation} moved on. Stop it, then run `riskflow rebuild {self.plan.name}` again."
+            )
+
+    # two sources
+
+    def from_files(self, events: Path, labels: Path | None) -> Rebuilt:
+        """History that did not go through the stream, in the conventional order."""
+        self._check_first_start()
+        columns = self._history(events, labels)
+        folded = replay(self.plan, columns)
+        self._make_topics()
+        taken = Taken(self._feed_positions())
+        out = Rebuilt(self.new.generation, FILES, n_rows(columns))
+        self._write(out, folded.records, taken, made_from=FILES, carried=None, history=columns)
+        return out
+
+    def _check_first_start(self) -> None:
+        ranges = self._ranges()
+        written = sorted({t for (t, _), (_, end) in ranges.items() if end and t.startswith(f"{self.old.group}.by.")})
+        if written:
+            raise RiskflowError(
+                f"generation {self.old.generation} has taken rows already ({', '.join(written)}): files of history are "
+                f"for a first start. Run `riskflow rebuild {self.plan.name}` without files; it keeps what they gave."
+            )
+
+    def _history(self, events: Path, labels: Path | None) -> Columns:
+        tables = {self.plan.scored.name: read_table(events)}
+        about = next((f for f in self.plan.usecase.feeds if f.about), None)
+        if labels is not None and about is not None:
+            tables[about.name] = self._with_ids(about, read_table(labels), tables[self.plan.scored.name])
+        return history_columns(self.plan, tables, self.hash_key)
+
+    def _with_ids(self, feed: Feed, labels: pl.DataFrame, events: pl.DataFrame) -> pl.DataFrame:
+        """Labels that name their event only get its ids; those of unknown events have none and change nothing."""
+        missing = [e for e in self.plan.entities if e not in labels.columns and e in events.columns]
+        if not missing:
+            return labels
+        ids = events.select(pl.col(self.plan.scored.id).alias(str(feed.about)), *missing).unique(feed.about)
+        return labels.join(ids, on=feed.about, how="inner", maintain_order="left")
+
+    def from_archive(self) -> Rebuilt:
+        """The rows of the present generation, and what it had not finished."""
+        self._need_rows()
+        archive(self.plan, self.conf)
+        old = self.old.generation
+        finished = self.generations.rows(old)
+        parked = read_parked(self.generations, old)
+        rows, taken = self._all_rows(finished, parked)
+        n = n_rows(finished)
+        orders = stage_orders(self.plan, rows, n, parked.stopped(self.plan, rows))
+        folded = fold(self.plan, rows, orders, self.generations.records(old))
+        self._make_topics()
+        pending = _pending(self.plan, rows, folded, n, parked)
+        sent_on = self._send_on(rows, folded, pending)
+        out = Rebuilt(self.new.generation, ARCHIVE, n, sent_on=sent_on)
+        out.rejected = self._reject(taken, rows, folded.conflicts, n)
+        self._write(out, folded.records, taken, made_from=ARCHIVE, carried=_carried(self.plan, rows, folded, n))
+        return out
+
+    def _need_rows(self) -> None:
+        wanted = [self.old.rows, self.old.feed(self.plan.scored.name)]
+        missing = [t for t in wanted if t not in self.there]
+        if missing:
+            raise NotReady(
+                f"there is nothing to rebuild {self.plan.name} from: no {', '.join(missing)}. For a new use case run "
+                f"`riskflow topics {self.plan.name}`, or give files of history by --events and --labels."
+            )
+
+    def _all_rows(self, finished: Columns, parked: Parked) -> tuple[Columns, Taken]:
+        """Finished rows first, then those on their way, then those that intake had not sent everywhere."""
+        ranges = self._ranges()
+        first = full(self.plan, finished)
+        found = on_logs(self.plan, self.old, self.conf.kafka, ranges, finished, parked.blocks)
+        known = concat([first, found]) if found is not None else first
+        taken = self._half_sent(known, ranges)
+        return concat([known, *taken.rows]), taken
+
+    def _half_sent(self, known: Columns, ranges: dict[tuple[str, int], tuple[int, int]]) -> Taken:
+        entity = self.plan.entities[0]
+        there = self.there.get(self.old.by(entity))
+        skip = parked_messages(self.generations, self.old.generation)
+        search = HalfSent(self.plan, self.conf.kafka, there[1] if there else 1, known, self.hash_key, skip)
+        begun = self.generations.start(self.old.generation).feeds
+        trusted = there is not None and all(
+            h["topic_id"] == there[0] for (s, _), h in self.heads.items() if s == entity
+        )
+        for feed in self.plan.usecase.feeds:
+            topic = self.old.feed(feed.name)
+            for p in range(self.there[topic][1] if topic in self.there else 0):
+                head = self.heads.get((feed.name, p))
+                if head is not None and head["topic_id"] != self.there[topic][0]:
+                    search.taken.positions[feed.name, p] = ranges[topic, p][0]  # made again: another log
+                    continue
+                position = int(head["position"]) if head is not None and trusted else None
+                begin = begun.get(feed.name, {}).get(str(p), 0)
+                search.find(feed, topic, p, ranges[topic, p], position, begin)
+        return search.taken
+
+    def _ranges(self) -> dict[tuple[str, int], tuple[int, int]]:
+        mine = [t for _, t, _ in batch_topics.stages(self.plan, self.old)] + [self.old.rows]
+        return self.cluster.log_ranges({t: self.there[t][1] for t in mine if t in self.there})
+
+    # the next generation
+
+    def _make_topics(self) -> None:
+        self.cluster.make(batch_topics.wanted_topics(self.plan, self.new, self.partitions), self.conf.replication)
+        self.there = self.cluster.topics()
+
+    def _feed_positions(self) -> dict[tuple[str, int], int]:
+        """Where the heads stand, else where the feeds' logs begin."""
+        out = {}
+        ranges = self._ranges()
+        for feed in self.plan.usecase.feeds:
+            topic = self.old.feed(feed.name)
+            for p in range(self.there[topic][1]):
+                head = self.heads.get((feed.name, p))
+                same = head is not None and head["topic_id"] == self.there[topic][0]
+                out[feed.name, p] = int(head["position"]) if head is not None and same else ranges[topic, p][0]
+        return out
+
+    def _send_on(self, rows: Columns, folded: Folded, pending: Any) -> int:
+        """Rows that the last stage has not finished, as the stage before it would have sent them."""
+        if not len(pending):
+            return 0
+        columns = {**take(_known_at_last(self.plan, rows, folded), pending)}
+        last = self.plan.entities[-1]
+        ids: Any = columns[last]
+        to = partition_of(ids, self.partitions)
+        client = producer(self.conf.kafka)
+        try:
+            for partition in np.unique(to).tolist():
+                part = take(columns, np.flatnonzero(to == partition))
+                for block in _blocks(self.plan, part, partition):
+                    client.send(self.new.by(last), block, partition=partition)
+            client.flush()
+        finally:
+            client.close()
+        return len(pending)
+
+    def _reject(self, taken: Taken, rows: Columns, conflicts: list[int], finished: int) -> int:
+        """What intake or the first stage would have refused and had not said yet."""
+        found = [_refusal(self.old, f, r.partition, r.offset, e.kind, e.detail, e.where, f.name, r.value or b"")
+                 for r, e, f in taken.rejected]  # fmt: skip
+        found += [self._conflict(rows, i) for i in conflicts if i >= finished]
+        said = read_topic(self.conf.lake_folder, self.old.rejected)
+        known = set(said["_key"].to_list()) if len(said) else set()
+        new = [f for f in found if f[0] not in known]
+        if new:
+            client = producer(self.conf.kafka)
+            for key, value, headers in new:
+                client.send(self.old.rejected, value, key, headers, 0)
+            client.flush()
+            client.close()
+        return len(new)
+
+    def _conflict(self, rows: Columns, row: int) -> tuple[bytes, bytes, list[tuple[str, bytes]]]:
+        feed = self.plan.usecase.feeds[int(np.asarray(rows[KIND])[row])]
+        partition, offset = (
+            int(np.asarray(rows[INTAKE_PARTITION])[row]),
+            int(np.asarray(rows[INTAKE_LOG])[row]) >> ROW_BITS,
+        )
+        ids: Any = rows[ID]
+        name = ids.take(np.array([row])).strings()[0]
+        value = json.dumps({"id": name, "feed": feed.name, "partition": partition, "offset": offset}).encode()
+        detail = f"id {name!r} was seen with other content"
+        return _refusal(self.old, feed, partition, offset, "id_conflict", detail, "$", self.plan.entities[0], value)
+
+    def _write(
+        self,
+        out: Rebuilt,
+        records: dict[str, Records],
+        taken: Taken,
+        *,
+        made_from: str,
+        carried: Columns | None,
+        history: Columns | None = None,
+    ) -> None:
+        """Records, heads, the generation's beginning in the lake, and last the number."""
+        self._write_records(records)
+        self._write_heads(taken.positions)
+        rows_from = {str(p): end for (t, p), (_, end) in self._ranges().items() if t == self.old.rows}
+        feeds: dict[str, dict[str, int]] = {}
+        for (feed, p), position in taken.positions.items():
+            feeds.setdefault(feed, {})[str(p)] = position
+            out.positions[feed] = out.positions.get(feed, 0) + position
+        before = self.old.generation if made_from == ARCHIVE else None
+        start = Start(self.new.generation, made_from, before, self.plan.layout_fingerprint, rows_from, feeds)
+        self._still_stopped()
+        self.generations.write(start, records, carried, history)
+        self.store.set(self.new.current_generation, self.new.generation)
+        out.records = {stage: len(found) for stage, found in records.items()}
+
+    def _write_records(self, records: dict[str, Records]) -> None:
+        for stage, found in records.items():
+            ids = list(found)
+            to = partition_of(Text.of(ids), self.partitions).tolist() if ids else []
+            by_key: dict[str, list[tuple[bytes, bytes]]] = {
+                self.new.records(stage, p): [] for p in range(self.partitions)
+            }
+            for name, partition in zip(ids, to, strict=True):
+                by_key[self.new.records(stage, partition)].append((b"e:" + name, found[name]))
+            write_hashes(self.store, by_key)
+
+    def _write_heads(self, positions: dict[tuple[str, int], int]) -> None:
+        layout = self.plan.layout_fingerprint
+        pipe = self.store.pipeline(transaction=False)
+        for stage, topic, internal in batch_topics.stages(self.plan, self.new):
+            topic_id, partitions = self.there[topic]
+            for p in range(partitions):
+                head = new_head(0 if internal else positions.get((stage, p), 0), topic_id, layout)
+                pipe.delete(self.new.head(stage, p))
+                pipe.hset(self.new.head(stage, p), mapping=head)
+        pipe.execute()
+
+
+def write_hashes(store: Any, hashes: dict[str, list[tuple[bytes, bytes]]]) -> None:
+    """Replaces hashes by these fields, many in one round trip."""
+    pipe = store.pipeline(transaction=False)
+    for key, pairs in hashes.items():
+        pipe.delete(key)
+        for first in range(0, len(pairs), FIELDS_A_COMMAND):
+            pipe.hset(key, mapping=dict(pairs[first : first + FIELDS_A_COMMAND]))
+            if len(pipe) >= COMMANDS_A_FLUSH:
+                pipe.execute()
+    pipe.execute()
+
+
+def _pending(plan: Plan, rows: Columns, folded: Folded, finished: int, parked: Parked) -> Any:
+    """Rows that the last stage must still take, in the order of its log; those new to it come after."""
+    log, part = (np.asarray(rows[c]) for c in log_columns(plan.entities[-1]))
+    last: dict[int, int] = {}
+    for p in np.unique(part[:finished]).tolist():
+        last[p] = int(log[:finished][part[:finished] == p].max())
+    before = _before_last(plan, rows, folded)
+    stopped = parked.stopped(plan, rows)
+    taken_out = np.concatenate([np.zeros(0, np.int64), *stopped.values()])
+    open_ = [r for r in before.tolist() if r >= finished and (part[r] < 0 or log[r] > last.get(int(part[r]), -1))]
+    chosen = np.setdiff1d(np.array(open_, np.int64), taken_out)
+    rank = np.empty(n_rows(rows), np.int64)
+    rank[before] = np.arange(len(before))
+    there = chosen[part[chosen] >= 0]
+    arriving = chosen[part[chosen] < 0]
+    return np.concatenate([there[np.lexsort((log[there], part[there]))], arriving[np.argsort(rank[arriving])]])
+
+
+def _before_last(plan: Plan, rows: Columns, folded: Folded) -> Any:
+    """Rows that reached the last stage: what the stage before let through, and what an earlier generation carried."""
+    if len(plan.stages) == 1:
+        return np.arange(n_rows(rows))
+    part = np.asarray(rows[log_columns(plan.entities[-2])[1]])
+    return np.concatenate([folded.passed[-2], np.flatnonzero(part == CARRIED)])
+
+
+def _known_at_last(plan: Plan, rows: Columns, folded: Folded) -> Columns:
+    """The columns of a block on the last internal log."""
+    names = [KIND, ID, TIME, *plan.entities, *plan.fields]
+    out = {name: rows[name] for name in (*names, INTAKE_LOG, INTAKE_PARTITION)}
+    last = len(plan.stages) - 1
+    if last == 0:
+        return out
+    for name in features_before(plan, last):
+        out[name] = folded.columns[name]
+    for entity in plan.entities[:-1]:
+        log, part = log_columns(entity)
+        out[log] = np.asarray(rows[log]).astype(np.int64)
+        out[part] = np.full(n_rows(rows), CARRIED, np.int32)
+    return {**out, DEGRADED: folded.columns[DEGRADED]}
+
+
+def _blocks(plan: Plan, columns: Columns, partition: int) -> Iterator[bytes]:
+    """Blocks of one destination, in order. With one entity they come from intake, as they are; else from a rebuild."""
+    if len(plan.stages) == 1:
+        yield from _intake_blocks(plan, columns)
+        return
+    by = log_columns(plan.entities[-2])[0]
+    columns = {**columns, by: np.arange(n_rows(columns), dtype=np.int64)}
+    yield from _cut(columns, source_name(REBUILD, partition), by, -1)
+
+
+def _intake_blocks(plan: Plan, columns: Columns) -> Iterator[bytes]:
+    kinds, parts, logs = (np.asarray(columns[c]) for c in (KIND, INTAKE_PARTITION, INTAKE_LOG))
+    after: dict[str, int] = {}
+    changes = np.flatnonzero((np.diff(kinds) != 0) | (np.diff(parts) != 0)) + 1
+    for run in np.split(np.arange(len(kinds)), changes):
+        source = source_name(plan.usecase.feeds[int(kinds[run[0]])].name, int(parts[run[0]]))
+        yield from _cut(take(columns, run), source, INTAKE_LOG, after.get(source, -1))
+        after[source] = int(logs[run[-1]])
+
+
+def _cut(columns: Columns, source: str, by: str, after: int) -> Iterator[bytes]:
+    for first in range(0, n_rows(columns), BLOCK_ROWS // 4):
+        rows = np.arange(first, min(first + BLOCK_ROWS // 4, n_rows(columns)))
+        yield encode(take(columns, rows), {"source": source, "by": by, "after": after, "epoch": 0})
+        after = int(np.asarray(columns[by])[rows[-1]])
+
+
+def _carried(plan: Plan, rows: Columns, folded: Folded, finished: int) -> Columns | None:
+    """What this generation folded in its first stages and did not finish, with an order for what was on no log."""
+    passed = folded.passed[-2] if len(plan.stages) > 1 else np.zeros(0, np.int64)
+    chosen = passed[passed >= finished]
+    if not len(chosen):
+        return None
+    out = take(base(plan, rows), chosen)
+    for entity in plan.entities[:-1]:
+        log, part = log_columns(entity)
+        nowhere = np.asarray(out[part]) < 0
+        out[log] = np.where(nowhere, (1 << 62) + np.arange(len(chosen)), np.asarray(out[log]))
+        out[part] = np.where(nowhere, 1 << 30, np.asarray(out[part])).astype(np.int32)
+    return out
+
+
+def _refusal(
+    names: Names, feed: Feed, partition: int, offset: int, kind: str, detail: str, where: str, stage: str, value: bytes
+) -> tuple[bytes, bytes, list[tuple[str, bytes]]]:
+    """Key, value and headers of a record on `rejected`, as the stream writes them."""
+    said = {
+        "error-type": kind, "error-detail": detail, "error-where": where, "stage": stage,
+        "source-topic": names.feed(feed.name), "source-partition": str(partition), "source-offset": str(offset),
+    }  # fmt: skip
+    headers = [(k, v.encode(errors="replace")) for k, v in said.items()]
+    return f"{feed.name}:{partition}:{offset}".encode(), value, headers
+
+
+def _drop(store: Any, plan: Plan, old: Names) -> None:
+    """Deletes heads and records of a generation that is not used any more."""
+    pattern = old.head("*", 0).split(":*:")[0] + ":*"
+    for key in list(store.scan_iter(match=pattern, count=1000)):
+        store.unlink(key)
+
+
+__all__ = ["Rebuilt", "keys", "present_generation", "rebuild", "write_hashes"]

@@ -14,7 +14,7 @@ Every line has a default: see `PipelineFile` and `Gates`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -97,6 +97,10 @@ class Pipeline:
     def gates(self) -> Gates:
         return self.file.gates
 
+    def learning_from(self, days: int) -> Pipeline:
+        """The same with another span; what somebody asks for once."""
+        return replace(self, file=msgspec.structs.replace(self.file, span=f"{days}d"))
+
     def at(self, place: str) -> str:
         return where(self.path, self.lines or {}, place)
 
@@ -131,9 +135,10 @@ class Pipeline:
 
 
 def known_candidates(plan: Plan) -> list[str]:
-    """Every candidate name of the use case's models, in the order of their declaration, the last layer's first."""
+    """What can race: the candidates of every model that has several, the last layer's first; else the only one."""
     models = [plan.usecase.models[name] for name in reversed(plan.models)]
-    return list(dict.fromkeys(name for model in models for name in model.candidates))
+    several = [model for model in models if len(model.candidates) > 1] or models[:1]
+    return list(dict.fromkeys(name for model in several for name in model.candidates))
 
 
 def _read(path: Path) -> tuple[PipelineFile, Path, Lines]:

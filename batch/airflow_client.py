@@ -1,0 +1,171 @@
+"""Airflow's REST API (v2), as far as `riskflow retrain` needs it: find a DAG, start a run, watch it, read results."""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from dataclasses import dataclass
+from typing import Any
+
+from riskflow.errors import NotReady, RiskflowError
+from riskflow.settings import Settings
+
+API = "/api/v2"
+ANSWER_S = 20.0
+APPEAR_S = 90.0  # a DAG processor that has just started reads the files first
+POLL_S = 0.5
+ENDED = ("success", "failed")
+
+
+class Refused(RiskflowError):
+    """Airflow answered, and not with what was asked for; `status` is HTTP's."""
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task instance. `label` names a mapped one, for example by its candidate."""
+
+    task_id: str
+    state: str
+    map_index: int = -1
+    label: str | None = None
+    try_number: int = 0
+    duration_s: float | None = None
+
+    @property
+    def name(self) -> str:
+        if self.map_index < 0:
+            return self.task_id
+        return f"{self.task_id} {self.label or self.map_index}"
+
+
+class Airflow:
+    """One API server and one user."""
+
+    def __init__(self, url: str, user: str, password: str) -> None:
+        self.url, self._user, self._password = url.rstrip("/"), user, password
+        self._token: str | None = None
+
+    @classmethod
+    def of(cls, conf: Settings) -> Airflow:
+        return cls(conf.airflow_url, conf.airflow_user, conf.airflow_password.get_secret_value())
+
+    # what is there
+
+    def wait_for(self, dag_id: str, timeout_s: float = APPEAR_S) -> dict[str, Any]:
+        """The DAG, once Airflow has read its file; NotReady with the file's error, or after the time."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            try:
+                return dict(self._call("GET", f"/dags/{dag_id}"))
+            except Refused as refused:
+                if refused.status != 404:
+                    raise
+            self._say_broken(dag_id)
+            if time.monotonic() > deadline:
+                raise NotReady(
+                    f"Airflow at {self.url} has no DAG {dag_id}. Give the use case a file in dags/, as card_fraud.py"
+                )
+            time.sleep(POLL_S)
+
+    def import_errors(self) -> dict[str, str]:
+        """File -> why it cannot be read, of all DAG files."""
+        found = self._call("GET", "/importErrors")["import_errors"]
+        return {str(e["filename"]): str(e["stack_trace"]) for e in found}
+
+    def run(self, dag_id: str, run_id: str) -> dict[str, Any]:
+        return dict(self._call("GET", f"/dags/{dag_id}/dagRuns/{_quoted(run_id)}"))
+
+    def tasks(self, dag_id: str, run_id: str) -> list[Task]:
+        """Every task of a run, in the order in which they ran."""
+        found = self._call("GET", f"/dags/{dag_id}/dagRuns/{_quoted(run_id)}/taskInstances?limit=1000")
+        rows = sorted(found["task_instances"], key=lambda t: (t["start_date"] or "9", t["map_index"]))
+        return [_task(row) for row in rows]
+
+    def result(self, dag_id: str, run_id: str, task_id: str) -> Any:
+        """What a task handed over; None when it handed over nothing."""
+        path = f"/dags/{dag_id}/dagRuns/{_quoted(run_id)}/taskInstances/{task_id}/xcomEntries/return_value"
+        try:
+            value = self._call("GET", path)["value"]
+        except Refused as refused:
+            if refused.status == 404:
+                return None
+            raise
+        return json.loads(value) if isinstance(value, str) else value
+
+    # what changes something
+
+    def trigger(self, dag_id: str, conf: dict[str, Any]) -> str:
+        """Starts a run; returns its id. A DAG that is switched off is switched on: it would wait for ever."""
+        if self.wait_for(dag_id)["is_paused"]:
+            self._call("PATCH", f"/dags/{dag_id}?update_mask=is_paused", {"is_paused": False})
+        return str(self._call("POST", f"/dags/{dag_id}/dagRuns", {"logical_date": None, "conf": conf})["dag_run_id"])
+
+    def _say_broken(self, dag_id: str) -> None:
+        """The DAG's file is named like its use case."""
+        usecase = dag_id.removesuffix("_retrain")
+        for file, error in self.import_errors().items():
+            if file.rsplit("/", 1)[-1] == f"{usecase}.py":
+                raise RiskflowError(f"Airflow cannot read {file}: {error.strip().splitlines()[-1]}")
+
+    def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        """One request; a token that has run out is renewed once."""
+        for attempt in (1, 2):
+            try:
+                return self._request(method, API + path, body, self._token or self._sign_in())
+            except Refused as refused:
+                if refused.status != 401 or attempt == 2:
+                    raise
+                self._token = None
+        raise AssertionError("unreachable")
+
+    def _sign_in(self) -> str:
+        who = {"username": self._user, "password": self._password}
+        try:
+            self._token = str(self._request("POST", "/auth/token", who, None)["access_token"])
+        except Refused as refused:
+            raise RiskflowError(
+                f"Airflow at {self.url} refuses user {self._user!r} ({refused}). "
+                "Set RISKFLOW_AIRFLOW_USER and RISKFLOW_AIRFLOW_PASSWORD"
+            ) from None
+        return self._token
+
+    def _request(self, method: str, path: str, body: dict[str, Any] | None, token: str | None) -> Any:
+        headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {token}"} if token else {})}
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self.url + path, data, headers, method=method)
+        try:
+            with urllib.request.urlopen(request, timeout=ANSWER_S) as answer:
+                return json.loads(answer.read() or b"null")
+        except urllib.error.HTTPError as error:
+            with error:
+                raise Refused(error.code, f"{method} {path}: {error.code} {_detail(error.read())}") from None
+        except (OSError, ValueError) as error:
+            raise NotReady(
+                f"Airflow at {self.url} does not answer ({error}). Run: riskflow up, or train without it: --local"
+            ) from None
+
+
+def _task(row: dict[str, Any]) -> Task:
+    return Task(
+        row["task_id"], row["state"] or "waiting", row["map_index"], row.get("rendered_map_index"), row["try_number"],
+        row["duration"],
+    )  # fmt: skip
+
+
+def _quoted(run_id: str) -> str:
+    return urllib.parse.quote(run_id, safe="")
+
+
+def _detail(raw: bytes) -> str:
+    try:
+        return str(json.loads(raw)["detail"])[:500]
+    except (ValueError, KeyError, TypeError):
+        return raw[:200].decode(errors="replace")

@@ -1,0 +1,86 @@
+"""`riskflow retrain`: learn again, judge and publish, through Airflow or without it."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from cli.retrain_progress import Progress
+
+UseCase = Annotated[str, typer.Argument(help="use case")]
+Why = Annotated[str, typer.Option(help="the reason, for the history")]
+Days = Annotated[int | None, typer.Option("--train-days", min=2, help="learn from so many days instead of the span")]
+Alias = Annotated[str, typer.Option(help="who the new bundle becomes: champion, challenger or shadow")]
+Local = Annotated[bool, typer.Option("--local", help="run the same steps here, without Airflow")]
+Json = Annotated[bool, typer.Option("--json", help="the last line is JSON")]
+
+
+def register(app: typer.Typer) -> None:
+    """Adds this group's commands."""
+    app.command()(retrain)
+
+
+def retrain(
+    usecase: UseCase = "card_fraud",
+    why: Why = "",
+    train_days: Days = None,
+    alias: Alias = "champion",
+    local: Local = False,
+    as_json: Json = False,
+) -> None:
+    """Train a use case anew on what was archived; publish the best candidate if it passes its gates.
+
+    riskflow retrain card_fraud --why "more fraud since Monday"
+    """
+    from cli.retrain_progress import progress
+
+    started = time.monotonic()
+    with progress() as shown:
+        chain = _here if local else _by_airflow
+        published = chain(usecase, {"why": why, "train_days": train_days, "alias": alias}, shown)
+    summary = {**published, "seconds": round(time.monotonic() - started, 1)}
+    if as_json:
+        print(json.dumps(summary))
+    else:
+        print(f"{usecase}: version {summary['version']} is published as {summary['alias']} ({summary['seconds']} s)")
+
+
+def _by_airflow(usecase: str, asked: dict[str, Any], shown: Progress) -> dict[str, Any]:
+    """Starts the DAG and follows it to its end."""
+    from batch.airflow_client import Airflow
+    from batch.airflow_run import follow
+    from riskflow.settings import settings
+
+    airflow = Airflow.of(settings())
+    run_id = airflow.trigger(f"{usecase}_retrain", asked)
+    shown.say(f"run {run_id}: {airflow.url}/dags/{usecase}_retrain/runs/{run_id}")
+    return follow(airflow, usecase, run_id, shown.task)
+
+
+def _here(usecase: str, asked: dict[str, Any], shown: Progress) -> dict[str, Any]:
+    """The same steps in this process."""
+    from dataclasses import replace
+
+    from batch.local_chain import retrain_here
+    from batch.retrain import Run
+    from cli.common import load_plan
+    from riskflow.settings import settings
+
+    run = Run.of(load_plan(usecase), settings(), time.strftime("local-%Y%m%dT%H%M%S", time.gmtime()))
+    if asked["train_days"]:
+        run = replace(run, pipeline=run.pipeline.learning_from(asked["train_days"]))
+    why = asked["why"] or "retrained by hand"
+    return retrain_here(run, shown.task, who=_user(), why=why, alias=asked["alias"])
+
+
+def _user() -> str:
+    import getpass
+
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):
+        return "somebody"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -50,18 +52,31 @@ def made_up_rows(plan: Plan) -> Columns:
     return take(rows, np.flatnonzero(np.asarray(rows["_kind"]) == 0)[-64:])
 
 
-def publish_small(plan: Plan, why: str = "test") -> int:
-    """Publishes a champion whose models were trained on the spot; returns its version."""
+def small_bundle(plan: Plan) -> Any:
+    """An unsigned bundle whose models were trained on the spot."""
     from batch.bundling import build_bundle
-    from riskflow.keys import load_private_key, make_keys
     from riskflow.policy import Policy
+
+    seed = next(_seeds)
+    models = {name: small_model(len(plan.model_inputs(name)), seed) for name in plan.models}
+    numbers = Policy.load(plan.usecase.folder / "policy.yaml").start() | {"review": 0.9, "decline": 0.99}
+    return build_bundle(plan, models=models, policy_numbers=numbers, golden_columns=made_up_rows(plan))
+
+
+def publish_small(plan: Plan, why: str = "test") -> int:
+    """Publishes a champion; returns its version."""
+    from riskflow.keys import load_private_key, make_keys
     from riskflow.registry import Registry
 
     keys = settings().keys_folder
     make_keys(keys)
-    seed = next(_seeds)
-    models = {name: small_model(len(plan.model_inputs(name)), seed) for name in plan.models}
-    numbers = Policy.load(plan.usecase.folder / "policy.yaml").start() | {"review": 0.9, "decline": 0.99}
-    bundle = build_bundle(plan, models=models, policy_numbers=numbers, golden_columns=made_up_rows(plan))
     registry = Registry(store(), names_of(plan))
-    return registry.publish(bundle, load_private_key(keys), who="test", why=why).version
+    return registry.publish(small_bundle(plan), load_private_key(keys), who="test", why=why).version
+
+
+def wait(condition: Callable[[], Any], timeout_s: float) -> None:
+    """Polls until the condition holds; fails the test when it does not in time."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {timeout_s} s"
+        time.sleep(0.2)

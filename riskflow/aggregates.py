@@ -1,7 +1,8 @@
 """What a window can say of the values in it: zero, add, merge, result.
 
-An aggregate keeps its state in a few float64 cells of a tile. The compiled functions below are the only implementation;
-the kernel calls them for millions of tiles, and the classes call them for people and tests. An aggregate skips NaN.
+An aggregate keeps its state in a few float64 cells of a tile. The compiled functions below are the only implementation:
+the kernel's loop calls them by name for millions of tiles, and the classes call them for people and tests. `bits` is
+the same memory as `cells`, as int64. A value that is NaN is skipped before it gets here.
 
     cells of        meaning
     COUNT           how many values
@@ -18,8 +19,9 @@ None is cached by numba on its own: they are compiled into the kernel's loop, wh
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numba import njit
@@ -28,111 +30,79 @@ from numpy.typing import NDArray
 from riskflow.columns import mix
 
 Cells = NDArray[np.float64]
+Compiled = Callable[..., Any]
 
 COUNT, SUM, MOMENTS, MIN, MAX, LAST, SEEN, BITS = range(8)
-WIDTH = (1, 1, 3, 1, 1, 2, 1, 4)  # cells of each kind, by the numbers above
-R_COUNT, R_SUM, R_MEAN, R_STD, R_MIN, R_MAX, R_LAST, R_SINCE, R_DISTINCT = range(9)
+R_CELL, R_MEAN, R_STD, R_LAST, R_SINCE, R_DISTINCT = range(6)
 N_BITS = 256
 DISTINCT_OF_ONES = np.array([N_BITS * math.log(N_BITS / max(N_BITS - ones, 1)) for ones in range(N_BITS + 1)])
 
+inlined = njit(error_model="numpy", forceinline=True)
 
-@njit(error_model="numpy", forceinline=True)
-def zero_cells(kind, cells, at):  # type: ignore[no-untyped-def]
-    """Writes the empty state of one kind into cells[at:]."""
-    if kind in (MIN, MAX, SEEN):
-        cells[at] = np.nan
-    elif kind == LAST:
-        cells[at] = np.nan
-        cells[at + 1] = np.nan
-    else:
-        width = 3 if kind == MOMENTS else 4 if kind == BITS else 1
-        for j in range(width):
-            cells[at + j] = 0.0
+# ---- add: one value, seen at event time at_ms ------------------------------------------------------------------------
 
 
-@njit(error_model="numpy", forceinline=True)
-def add_cells(kind, cells, bits, at, value, value_bits, at_ms):  # type: ignore[no-untyped-def]
-    """Adds one value, seen at event time at_ms. `bits` and `value_bits` are the same memory as int64."""
-    if value != value:
-        return
-    if kind == COUNT:
-        cells[at] += 1.0
-    elif kind == SUM:
-        cells[at] += value
-    elif kind == MOMENTS:  # Welford 1962
-        cells[at] += 1.0
-        difference = value - cells[at + 1]
-        cells[at + 1] += difference / cells[at]
-        cells[at + 2] += difference * (value - cells[at + 1])
-    elif kind == MIN:
-        if not cells[at] <= value:
-            cells[at] = value
-    elif kind == MAX:
-        if not cells[at] >= value:
-            cells[at] = value
-    elif kind == LAST:
-        if not cells[at] > at_ms:
-            cells[at] = at_ms
-            cells[at + 1] = value
-    elif kind == SEEN:
-        if not cells[at] > at_ms:
-            cells[at] = at_ms
-    elif kind == BITS:
-        bit = _bit_of(value, value_bits)
-        bits[at + (bit >> 6)] |= np.int64(1) << (bit & 63)
+@inlined
+def add_count(cells, bits, at, value, value_bits, at_ms):  # type: ignore[no-untyped-def]
+    cells[at] += 1.0
 
 
-@njit(error_model="numpy", forceinline=True)
-def merge_run(kind, into, into_bits, to, cells, bits, at, step, n):  # type: ignore[no-untyped-def]
-    """Merges n tiles' cells, at `at`, `at - step`, ... (newest first), into the state of newer ones in into[to:]."""
-    if kind in (COUNT, SUM):
-        total = into[to]
-        for _ in range(n):
-            total += cells[at]
-            at -= step
-        into[to] = total
-    elif kind == MOMENTS:
-        for _ in range(n):
-            _merge_moments(into, to, cells, at)
-            at -= step
-    elif kind == MIN:
-        for _ in range(n):
-            if cells[at] < into[to] or into[to] != into[to]:
-                into[to] = cells[at]
-            at -= step
-    elif kind == MAX:
-        for _ in range(n):
-            if cells[at] > into[to] or into[to] != into[to]:
-                into[to] = cells[at]
-            at -= step
-    elif kind in (LAST, SEEN):
-        _merge_newest(kind, into, to, cells, at, step, n)
-    elif kind == BITS:
-        for _ in range(n):
-            for j in range(4):
-                into_bits[to + j] |= bits[at + j]
-            at -= step
+@inlined
+def add_sum(cells, bits, at, value, value_bits, at_ms):  # type: ignore[no-untyped-def]
+    cells[at] += value
 
 
-@njit(error_model="numpy", forceinline=True)
-def result_of(result, cells, bits, at, at_ms):  # type: ignore[no-untyped-def]
-    """The feature's value: NaN where there is nothing to say, 0 for counts and sums of nothing."""
-    value = cells[at]
-    if result == R_MEAN:  # a count and a sum stand side by side
-        value = cells[at + 1] / cells[at] if cells[at] > 0.0 else np.nan
-    elif result == R_STD:
-        value = math.sqrt(max(cells[at + 2], 0.0) / (cells[at] - 1.0)) if cells[at] > 1.0 else np.nan
-    elif result == R_LAST:
-        value = cells[at + 1]
-    elif result == R_SINCE:
-        value = (at_ms - cells[at]) / 1000.0
-    elif result == R_DISTINCT:
-        value = DISTINCT_OF_ONES[_ones(bits[at]) + _ones(bits[at + 1]) + _ones(bits[at + 2]) + _ones(bits[at + 3])]
-    return value if value == value else np.nan  # one NaN, whatever made it
+@inlined
+def add_moments(cells, bits, at, value, value_bits, at_ms):  # type: ignore[no-untyped-def]
+    """Welford 1962."""
+    cells[at] += 1.0
+    difference = value - cells[at + 1]
+    cells[at + 1] += difference / cells[at]
+    cells[at + 2] += difference * (value - cells[at + 1])
 
 
-@njit(error_model="numpy", forceinline=True)
-def _merge_moments(into, to, cells, at):  # type: ignore[no-untyped-def]
+@inlined
+def add_min(cells, bits, at, value, value_bits, at_ms):  # type: ignore[no-untyped-def]
+    if not cells[at] <= value:
+        cells[at] = value
+
+
+@inlined
+def add_max(cells, bits, at, value, value_bits, at_ms):  # type: ignore[no-untyped-def]
+    if not cells[at] >= value:
+        cells[at] = value
+
+
+@inlined
+def add_last(cells, bits, at, value, value_bits, at_ms):  # type: ignore[no-untyped-def]
+    if not cells[at] > at_ms:
+        cells[at] = at_ms
+        cells[at + 1] = value
+
+
+@inlined
+def add_seen(cells, bits, at, value, value_bits, at_ms):  # type: ignore[no-untyped-def]
+    if not cells[at] > at_ms:
+        cells[at] = at_ms
+
+
+@inlined
+def add_bits(cells, bits, at, value, value_bits, at_ms):  # type: ignore[no-untyped-def]
+    """0.0 and -0.0 are one value."""
+    bit = np.int64(mix(np.uint64(value_bits if value != 0.0 else 0)) & np.uint64(N_BITS - 1))
+    bits[at + (bit >> 6)] |= np.int64(1) << (bit & 63)
+
+
+# ---- merge: an older tile's cells[at:] into the state of newer ones in into[to:] -------------------------------------
+
+
+@inlined
+def merge_total(into, into_bits, to, cells, bits, at):  # type: ignore[no-untyped-def]
+    into[to] += cells[at]
+
+
+@inlined
+def merge_moments(into, into_bits, to, cells, bits, at):  # type: ignore[no-untyped-def]
     """Chan, Golub, LeVeque 1979; the first one is copied, so that huge values do not overflow against nothing."""
     if cells[at] == 0.0:
         return
@@ -147,25 +117,79 @@ def _merge_moments(into, to, cells, at):  # type: ignore[no-untyped-def]
     into[to] = n
 
 
-@njit(error_model="numpy", forceinline=True)
-def _merge_newest(kind, into, to, cells, at, step, n):  # type: ignore[no-untyped-def]
-    """The first tile with a value has the newest one: event times of tiles do not overlap."""
-    for _ in range(n):
-        if into[to] == into[to]:
-            return
+@inlined
+def merge_min(into, into_bits, to, cells, bits, at):  # type: ignore[no-untyped-def]
+    if cells[at] < into[to] or into[to] != into[to]:
         into[to] = cells[at]
-        if kind == LAST:
-            into[to + 1] = cells[at + 1]
-        at -= step
 
 
-@njit(error_model="numpy", forceinline=True)
-def _bit_of(value, value_bits):  # type: ignore[no-untyped-def]
-    """Which of the 256 bits a value sets; 0.0 and -0.0 are one value."""
-    return np.int64(mix(np.uint64(value_bits if value != 0.0 else 0)) & np.uint64(N_BITS - 1))
+@inlined
+def merge_max(into, into_bits, to, cells, bits, at):  # type: ignore[no-untyped-def]
+    if cells[at] > into[to] or into[to] != into[to]:
+        into[to] = cells[at]
 
 
-@njit(error_model="numpy", forceinline=True)
+@inlined
+def merge_last(into, into_bits, to, cells, bits, at):  # type: ignore[no-untyped-def]
+    """The first tile with a value has the newest: event times of tiles do not overlap."""
+    if into[to] != into[to]:
+        into[to] = cells[at]
+        into[to + 1] = cells[at + 1]
+
+
+@inlined
+def merge_seen(into, into_bits, to, cells, bits, at):  # type: ignore[no-untyped-def]
+    if into[to] != into[to]:
+        into[to] = cells[at]
+
+
+@inlined
+def merge_bits(into, into_bits, to, cells, bits, at):  # type: ignore[no-untyped-def]
+    for j in range(4):
+        into_bits[to + j] |= bits[at + j]
+
+
+# ---- result: NaN where there is nothing to say, 0 for counts and sums of nothing -------------------------------------
+
+
+@inlined
+def one_nan(value):  # type: ignore[no-untyped-def]
+    """NaN has many bit patterns; a result has one."""
+    return value if value == value else np.nan
+
+
+@inlined
+def result_cell(cells, bits, at, at_ms):  # type: ignore[no-untyped-def]
+    return one_nan(cells[at])
+
+
+@inlined
+def result_mean(cells, bits, at, at_ms):  # type: ignore[no-untyped-def]
+    """A count and a sum stand side by side."""
+    return one_nan(cells[at + 1] / cells[at]) if cells[at] > 0.0 else np.nan
+
+
+@inlined
+def result_std(cells, bits, at, at_ms):  # type: ignore[no-untyped-def]
+    return one_nan(math.sqrt(max(cells[at + 2], 0.0) / (cells[at] - 1.0))) if cells[at] > 1.0 else np.nan
+
+
+@inlined
+def result_last(cells, bits, at, at_ms):  # type: ignore[no-untyped-def]
+    return one_nan(cells[at + 1])
+
+
+@inlined
+def result_since(cells, bits, at, at_ms):  # type: ignore[no-untyped-def]
+    return one_nan((at_ms - cells[at]) / 1000.0)
+
+
+@inlined
+def result_distinct(cells, bits, at, at_ms):  # type: ignore[no-untyped-def]
+    return DISTINCT_OF_ONES[_ones(bits[at]) + _ones(bits[at + 1]) + _ones(bits[at + 2]) + _ones(bits[at + 3])]
+
+
+@inlined
 def _ones(word):  # type: ignore[no-untyped-def]
     """How many bits of an int64 are set."""
     w = np.uint64(word)
@@ -173,6 +197,18 @@ def _ones(word):  # type: ignore[no-untyped-def]
     w = (w & np.uint64(0x3333333333333333)) + ((w >> np.uint64(2)) & np.uint64(0x3333333333333333))
     w = (w + (w >> np.uint64(4))) & np.uint64(0x0F0F0F0F0F0F0F0F)
     return np.int64((w * np.uint64(0x0101010101010101)) >> np.uint64(56))
+
+
+# by the numbers of kinds and results
+ZERO = ((0.0,), (0.0,), (0.0,) * 3, (math.nan,), (math.nan,), (math.nan,) * 2, (math.nan,), (0.0,) * 4)
+WIDTH = tuple(map(len, ZERO))
+ADD: tuple[Compiled, ...] = (
+    add_count, add_sum, add_moments, add_min, add_max, add_last, add_seen, add_bits,
+)  # fmt: skip
+MERGE: tuple[Compiled, ...] = (
+    merge_total, merge_total, merge_moments, merge_min, merge_max, merge_last, merge_seen, merge_bits,
+)  # fmt: skip
+RESULT: tuple[Compiled, ...] = (result_cell, result_mean, result_std, result_last, result_since, result_distinct)
 
 
 @dataclass(frozen=True)
@@ -189,28 +225,26 @@ class Aggregate:
         return self.word
 
     def zero(self) -> Cells:
-        cells = np.zeros(sum(WIDTH[k] for k in self.kinds))
-        for kind, at in self._cells():
-            zero_cells(kind, cells, at)
-        return cells
+        return np.array([cell for kind in self.kinds for cell in ZERO[kind]])
 
     def add(self, state: Cells, value: float, at_ms: int = 0) -> Cells:
         """State with one more value."""
         cells = state.copy()
         bits = np.array([value], np.float64).view(np.int64)[0]
-        for kind, at in self._cells():
-            add_cells(kind, cells, cells.view(np.int64), at, float(value), bits, float(at_ms))
+        if not math.isnan(value):
+            for kind, at in self._cells():
+                ADD[kind](cells, cells.view(np.int64), at, float(value), bits, float(at_ms))
         return cells
 
     def merge(self, newer: Cells, older: Cells) -> Cells:
         """State of both tiles; the newer tile stands first."""
         cells = newer.copy()
         for kind, at in self._cells():
-            merge_run(kind, cells, cells.view(np.int64), at, older, older.view(np.int64), at, 0, 1)
+            MERGE[kind](cells, cells.view(np.int64), at, older, older.view(np.int64), at)
         return cells
 
     def result(self, state: Cells, at_ms: int = 0) -> float:
-        return float(result_of(self.result_kind, state, state.view(np.int64), 0, float(at_ms)))
+        return float(RESULT[self.result_kind](state, state.view(np.int64), 0, float(at_ms)))
 
     def of(self, *values: float) -> float:
         """The result over values seen 1 s apart, the first at 0: for doctests and people."""
@@ -231,7 +265,7 @@ class Count(Aggregate):
     2.0
     """
 
-    word, kinds, result_kind = "count", (COUNT,), R_COUNT
+    word, kinds, result_kind = "count", (COUNT,), R_CELL
 
 
 class Sum(Aggregate):
@@ -240,7 +274,7 @@ class Sum(Aggregate):
     12.5
     """
 
-    word, kinds, result_kind = "sum", (SUM,), R_SUM
+    word, kinds, result_kind = "sum", (SUM,), R_CELL
 
 
 class Mean(Aggregate):
@@ -269,7 +303,7 @@ class Min(Aggregate):
     3.0
     """
 
-    word, kinds, result_kind = "min", (MIN,), R_MIN
+    word, kinds, result_kind = "min", (MIN,), R_CELL
 
 
 class Max(Aggregate):
@@ -278,7 +312,7 @@ class Max(Aggregate):
     9.0
     """
 
-    word, kinds, result_kind = "max", (MAX,), R_MAX
+    word, kinds, result_kind = "max", (MAX,), R_CELL
 
 
 class Last(Aggregate):

@@ -120,7 +120,8 @@ class Text:
         if not len(self.data):
             return np.zeros(len(self), np.bool_)
         first: U1 = self.data[np.minimum(self.offsets[:-1], len(self.data) - 1)]
-        return np.logical_and(lengths == 1, first == 0xFF)
+        missing: NDArray[np.bool_] = (lengths == 1) & (first == 0xFF)
+        return missing
 
     def take(self, rows: I8) -> Text:
         offsets = np.zeros(len(rows) + 1, np.int64)
@@ -210,7 +211,7 @@ def row_sum(parts: Sequence[F8]) -> F8:
 
 
 # ---- the bytes of a block --------------------------------------------------------------------------------------------
-# 4 bytes length of a JSON header, the header, then the buffers in its order. Text is a buffer of lengths and one of bytes.
+# 4 bytes length of a JSON header, the header, the buffers in its order. Text is a buffer of lengths and one of bytes.
 
 _MAGIC = b"RF1 "
 

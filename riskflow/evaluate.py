@@ -197,7 +197,8 @@ def _observed(stage: Stage, rows: Columns) -> NDArray[np.float64]:
         elif name.startswith(DISTINCT_OF):
             matrix[j] = _hashed(rows[name.removeprefix(DISTINCT_OF)])
         else:
-            matrix[j] = rows[name]
+            column: Any = rows[name]
+            matrix[j] = column
     return matrix
 
 

@@ -15,6 +15,7 @@ from riskflow.aggregates import SUM, WIDTH, Aggregate, Count, Distinct
 from riskflow.declare import CATEGORY, FLAG, NUMBER, TEXT, Entity, Feed, FieldType, Mark, Model, Windows
 from riskflow.durations import duration_ms
 from riskflow.errors import DeclarationError
+from riskflow.loops import Loop, MarkCall, make_loop
 from riskflow.names import checked
 from riskflow.settings import home_folder
 from riskflow.sources import compiled_source, fingerprint, is_flag, with_helpers
@@ -65,12 +66,12 @@ class Stage:
     layout: kernel.Layout
     kinds_read: tuple[bool, ...]
     calculations: tuple[str, ...]
-    mark_calls: tuple[kernel.MarkCall, ...]
+    mark_calls: tuple[MarkCall, ...]
 
     @cached_property
-    def loop(self) -> kernel.Loop:
+    def loop(self) -> Loop:
         """The compiled loop; compiled at first use, from the cache after."""
-        return kernel.make_loop(self.mark_calls, home_folder() / "kernels")
+        return make_loop(self.layout, self.mark_calls, home_folder() / "kernels")
 
     @property
     def longest_ms(self) -> int:
@@ -415,7 +416,7 @@ class _Builder:
         marked = {(m.on or self.usecase.feeds[0]).name for m in marks.values()}
         return tuple(i == 0 or f.name in marked for i, f in enumerate(self.usecase.feeds))
 
-    def _mark_calls(self, index: int, marks: dict[str, Mark], observed: tuple[str, ...]) -> tuple[kernel.MarkCall, ...]:
+    def _mark_calls(self, index: int, marks: dict[str, Mark], observed: tuple[str, ...]) -> tuple[MarkCall, ...]:
         reads = [r.name for r in self.reads[index]]
 
         def expression(name: str) -> str:
@@ -424,7 +425,7 @@ class _Builder:
             return f"reads[row, {reads.index(name)}]" if name in reads else f"observed[{observed.index(name)}, i]"
 
         return tuple(
-            kernel.MarkCall(
+            MarkCall(
                 [f.name for f in self.usecase.feeds].index((m.on or self.usecase.feeds[0]).name),
                 *compiled_source(name, m.function),
                 tuple(expression(i) for i in parameters(m.function)),

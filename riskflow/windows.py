@@ -16,34 +16,24 @@ numba caches on its own it would not compile again when a function in another fi
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
-import os
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from riskflow import aggregates, columns
-from riskflow.aggregates import add_cells, merge_run, result_of, zero_cells
 from riskflow.records import BASE, HI, IDS, LO, ROOM, VERSION, pack_from, unpack_into
 
 __all__ = [
     "IDS",
     "VERSION",
     "Layout",
-    "MarkCall",
     "Observed",
     "Rows",
     "States",
     "fold",
-    "make_loop",
     "observe",
     "pack",
     "unpack",
@@ -55,11 +45,7 @@ SHORTEST_MS, LONGEST_MS = MINUTE, 90 * DAY
 NEW, DUPLICATE, CONFLICT = 0, 1, 2
 CHUNK = 1000  # rows; not a power of two, whose strides fall into the same cache lines
 
-# columns of the layout's tables
-R_KIND, R_TILE_MS, R_LENGTH, R_WIDTH, R_OPS, R_OPS_END, R_SPANS, R_SPANS_END = range(8)
-O_KIND, O_CELL, O_COLUMN, O_SPANS = range(4)
-S_TILES, S_REST_MS, S_RESULTS, S_RESULTS_END = range(4)
-F_KIND, F_CELL, F_COLUMN = range(3)
+R_KIND, R_LENGTH, R_WIDTH = 0, 2, 3  # columns of Layout.rings
 
 F8 = NDArray[np.float64]
 I8 = NDArray[np.int64]
@@ -118,69 +104,29 @@ def pack(layout: Layout, states: States) -> list[bytes]:
 # ---- one row ---------------------------------------------------------------------------------------------------------
 
 
-@njit(error_model="numpy", forceinline=True)
-def tiles_of(rings, at_ms, now):  # type: ignore[no-untyped-def]
-    """now[r] = the tile of each ring in which this time lies."""
-    for r in range(rings.shape[0]):
-        same = r > 0 and rings[r, R_TILE_MS] == rings[r - 1, R_TILE_MS]
-        now[r] = now[r - 1] if same else at_ms // rings[r, R_TILE_MS]
+@njit(forceinline=True)
+def first_tile(place, x, width):  # type: ignore[no-untyped-def]
+    """Where the oldest tile of ring x stands."""
+    return place[x, BASE] + place[x, LO] * width
 
 
-@njit(error_model="numpy", forceinline=True)
-def read_windows(rings, ops, spans, results, e, at_ms, now, place, data, bits, acc, acc_bits, reads, i):  # type: ignore[no-untyped-def]
-    """Writes all window features of slot e at at_ms into reads[i]. Newest tile first."""
-    for r in range(rings.shape[0]):
-        width = rings[r, R_WIDTH]
-        x = e * rings.shape[0] + r
-        base = place[x, BASE]
-        low = base + place[x, LO] * width
-        at = base + (place[x, HI] - 1) * width
-        rest = at_ms - now[r] * rings[r, R_TILE_MS]
-        for o in range(rings[r, R_OPS], rings[r, R_OPS_END]):
-            zero_cells(ops[o, O_KIND], acc, ops[o, O_CELL])
-        while at >= low and bits[at] > now[r]:
-            at -= width
-        for s in range(rings[r, R_SPANS], rings[r, R_SPANS_END]):
-            oldest = now[r] - spans[s, S_TILES] - (1 if rest < spans[s, S_REST_MS] else 0)
-            first, n = at, 0
-            while at >= low and bits[at] >= oldest:
-                at -= width
-                n += 1
-            if n > 0:
-                for o in range(rings[r, R_OPS], rings[r, R_OPS_END]):
-                    if s < ops[o, O_SPANS]:
-                        cell = ops[o, O_CELL]
-                        merge_run(ops[o, O_KIND], acc, acc_bits, cell, data, bits, first + cell, width, n)
-            for f in range(spans[s, S_RESULTS], spans[s, S_RESULTS_END]):
-                reads[i, results[f, F_COLUMN]] = result_of(
-                    results[f, F_KIND], acc, acc_bits, results[f, F_CELL], float(at_ms)
-                )
+@njit(forceinline=True)
+def last_tile(place, x, width):  # type: ignore[no-untyped-def]
+    """Where the newest tile of ring x stands; before first_tile when there is none."""
+    return place[x, BASE] + (place[x, HI] - 1) * width
 
 
-@njit(error_model="numpy", forceinline=True)
-def write_row(rings, ops, e, kind, at_ms, now, place, data, bits, observed, observed_bits, i):  # type: ignore[no-untyped-def]
-    """Adds row i to every ring that its kind writes; returns for how many of them it is too old."""
-    late = 0
-    for r in range(rings.shape[0]):
-        if rings[r, R_KIND] != kind:
-            continue
-        width = rings[r, R_WIDTH]
-        at, fresh = _place_tile(place, e * rings.shape[0] + r, now[r], rings[r, R_LENGTH], width, data, bits)
-        if at < 0:
-            late += 1
-            continue
-        for o in range(rings[r, R_OPS], rings[r, R_OPS_END]):
-            cell = at + ops[o, O_CELL]
-            if fresh:
-                zero_cells(ops[o, O_KIND], data, cell)
-            column = ops[o, O_COLUMN]
-            add_cells(ops[o, O_KIND], data, bits, cell, observed[column, i], observed_bits[column, i], float(at_ms))
-    return late
-
-
-@njit(error_model="numpy", forceinline=True)
-def _place_tile(place, x, tile, length, width, data, bits):  # type: ignore[no-untyped-def]
+@njit(forceinline=True)
+def tile_for(place, x, tile, length, width, data, bits):  # type: ignore[no-untyped-def]
     """Where a tile stands in ring x, made when it is new (second result); -1 when it is older than the ring."""
+    at = last_tile(place, x, width)
+    if at >= first_tile(place, x, width) and bits[at] == tile:
+        return at, False  # the usual case, compiled into the loop
+    return _place_tile(place, x, tile, length, width, bits)
+
+
+@njit
+def _place_tile(place, x, tile, length, width, bits):  # type: ignore[no-untyped-def]
     base, lo, hi = place[x, BASE], place[x, LO], place[x, HI]
     newest = bits[base + (hi - 1) * width] if hi > lo else tile
     if tile <= newest - length:
@@ -219,83 +165,7 @@ def check_id(ids, checks, n_ids, e, event, content):  # type: ignore[no-untyped-
     return NEW
 
 
-# ---- the loop, made for one plan so that its marks are compiled into it ----------------------------------------------
-
-_LOOP = '''\
-"""Made by riskflow.windows for one entity of one plan; safe to delete."""
-import math
-
-import numpy as np
-from numba import njit
-from riskflow.windows import check_id, read_windows, tiles_of, write_row
-
-{sources}
-
-@njit(cache=True, error_model="numpy")
-def observe(rings, ops, spans, results, keeps_ids, kind, at_ms, slot, kinds_read, event, content, observed,
-            observed_bits, reads, verdict, place, data, bits, ids, checks, n_ids, acc, acc_bits, now, begin, end):
-    late = 0
-    for i in range(begin, end):
-        row, e, k, t = i - begin, slot[i], kind[i], at_ms[i]
-        if keeps_ids:
-            verdict[i] = check_id(ids, checks, n_ids, e, event[i], content[i])
-            if verdict[i] != 0:
-                continue
-        tiles_of(rings, t, now)
-        if kinds_read[k]:
-            read_windows(rings, ops, spans, results, e, t, now, place, data, bits, acc, acc_bits, reads, row)
-{marks}
-        late += write_row(rings, ops, e, k, t, now, place, data, bits, observed, observed_bits, i)
-    return late
-'''
-
-Loop = Callable[..., int]
-
-
-@dataclass(frozen=True)
-class MarkCall:
-    """One mark in the loop: its compiled source, its inputs as expressions, the row of `observed` that it fills."""
-
-    kind: int
-    function: str
-    source: str
-    inputs: tuple[str, ...]
-    column: int
-
-
-def make_loop(marks: Sequence[MarkCall], folder: Path) -> Loop:
-    """The compiled loop with these marks in it. Its file is named by its content, so the cache can never be stale."""
-    sources = "\n\n".join(dict.fromkeys(m.source for m in marks))
-    calls = "\n".join(
-        f"        if k == {m.kind}:\n            observed[{m.column}, i] = {m.function}({', '.join(m.inputs)})"
-        for m in marks
-    )
-    text = _LOOP.format(sources=sources, marks=calls)
-    name = "observe_" + hashlib.sha256((text + _kernel_source()).encode()).hexdigest()[:16]
-    loop: Loop = _module(name, text, folder).observe
-    return loop
-
-
-def _kernel_source() -> str:
-    return "".join(Path(m.__file__ or "").read_text() for m in (columns, aggregates, sys.modules[__name__]))
-
-
-def _module(name: str, text: str, folder: Path) -> ModuleType:
-    if name in sys.modules:
-        return sys.modules[name]
-    path = folder / f"{name}.py"
-    if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_suffix(f".{os.getpid()}.tmp")
-        unfinished.write_text(text)
-        unfinished.replace(path)
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None  # a path that ends in .py always has it
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
+# ---- a block ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -323,7 +193,7 @@ class Rows:
 
 
 def observe(
-    loop: Loop, layout: Layout, n_reads: int, rows: Rows, records: Sequence[bytes | None]
+    loop: Callable[..., int], layout: Layout, n_reads: int, rows: Rows, records: Sequence[bytes | None]
 ) -> tuple[Observed, list[bytes]]:
     """Folds rows into the records of their entities (None: never seen); returns what it saw and the new records."""
     kinds = len(rows.kinds_read)
@@ -333,16 +203,15 @@ def observe(
     return seen, pack(layout, states)
 
 
-def fold(loop: Loop, layout: Layout, n_reads: int, rows: Rows, states: States) -> Observed:
+def fold(loop: Callable[..., int], layout: Layout, n_reads: int, rows: Rows, states: States) -> Observed:
     """The kernel alone: folds rows into unpacked states."""
     n, late = len(rows.slot), 0
     reads, verdicts = np.empty((n_reads, n)), np.zeros(n, np.int8)
     chunk, acc = np.empty((min(n, CHUNK), n_reads)), np.zeros(int(layout.widths.max(initial=1)))
     fixed = (
-        layout.rings, layout.ops, layout.spans, layout.results, layout.keeps_ids, rows.kind, rows.at_ms, rows.slot,
-        rows.kinds_read, rows.event, rows.content, rows.observed, rows.observed.view(np.int64), chunk, verdicts,
-        states.place, states.data, states.data.view(np.int64), *states.ids, acc, acc.view(np.int64),
-        np.zeros(len(layout.rings), np.int64),
+        rows.kind, rows.at_ms, rows.slot, rows.kinds_read, rows.event, rows.content, rows.observed,
+        rows.observed.view(np.int64), chunk, verdicts, states.place, states.data, states.data.view(np.int64),
+        *states.ids, acc, acc.view(np.int64),
     )  # fmt: skip
     for begin in range(
         0, n, CHUNK

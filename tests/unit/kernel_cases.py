@@ -190,7 +190,7 @@ class Folded:
 
 
 def brute_force(plan: Plan, stage_index: int, columns: Columns) -> tuple[list[dict[str, float]], int]:
-    """Window features of every row at a stage without marks, by lists of all that ever arrived; and how much was late."""
+    """Window features of every row at a stage without marks, by lists of all that arrived; and how much was late."""
     stage = plan.stages[stage_index]
     lists: dict[Any, list[tuple[int, int, dict[str, Any]]]] = {}
     features, late = [], 0

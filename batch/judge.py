@@ -155,7 +155,7 @@ def data_gates(plan: Plan, data: TrainingSet, validation: TrainingSet, gates: Ga
             "validation_frauds", validation.frauds >= gates.fewest_frauds, validation.frauds,
             f"at least {gates.fewest_frauds} in the validation span",
         ),
-        Gate("missing", missing <= gates.most_missing, f"{worst} {missing:.4f}", f"at most {gates.most_missing:g} of an input"),
+        Gate("missing", missing <= gates.most_missing, f"{worst} {missing:.4f}", f"at most {gates.most_missing:g}"),
     ]  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from batch.judge import Judged, Verdict
+from batch.judge import Gate, Judged, Verdict
 from riskflow.bundle import Bundle, verify_signature
 from riskflow.errors import RiskflowError
 from riskflow.keys import PublicKeys
@@ -52,6 +52,16 @@ def write_verdict(verdict: Verdict, folder: Path) -> None:
     (folder / REFUSAL).unlink(missing_ok=True)
     if not verdict.passed:
         (folder / REFUSAL).write_text(verdict.refusal() + "\n")
+
+
+def read_verdict(folder: Path) -> Verdict:
+    """The verdict that was written there; raises RiskflowError when nothing was judged."""
+    path = folder / VERDICT
+    if not path.is_file():
+        raise RiskflowError(f"{folder}: nothing was judged there. Run the step `judge` first")
+    about = json.loads(path.read_text())
+    about.pop("passed")
+    return Verdict(**{**about, "gates": [Gate(**gate) for gate in about["gates"]]})
 
 
 def champion_bundle(registry: Registry, public_keys: PublicKeys) -> Bundle | None:

@@ -76,10 +76,11 @@ class Span:
 
     @classmethod
     def of(cls, data: TrainingSet, validation_ms: int, folds: int) -> Span:
-        """`folds` parts of equal length, then the validation span."""
+        """`folds` parts, the first twice as long since the others learn from it, then the validation span."""
         first, end = int(data.at_ms[0]), int(data.at_ms[-1]) + 1
         cut = end - min(validation_ms, int((end - first) * LONGEST_VALIDATION))
-        return cls((*np.linspace(first, cut, folds + 1).astype(np.int64).tolist(), end))
+        inner = np.linspace(first, cut, folds + 2).astype(np.int64).tolist()
+        return cls((inner[0], *inner[2:], end))
 
     @property
     def last(self) -> int:
@@ -99,6 +100,13 @@ def train(plan: Plan, data: TrainingSet, span: Span, candidates: Sequence[str]) 
     raced = sorted((learner.race(name) for name in candidates), key=lambda t: -t.average_precision)
     learner.refit(raced[0])
     return raced
+
+
+def one_thread() -> Any:
+    """OpenMP threads that wait for each other on a busy machine cost more than they save."""
+    from threadpoolctl import threadpool_limits
+
+    return threadpool_limits(1)
 
 
 class Learner:
@@ -133,7 +141,10 @@ class Learner:
 
     def refit(self, trained: Trained) -> None:
         """Fits every layer of a candidate on the whole span and adds its models."""
+        from riskflow.estimators import register_converters
+
         started = time.monotonic()
+        register_converters()
         for name in self.plan.models:
             matrix, usable = self._matrix(name, trained.candidate)
             estimator = self._fit(name, trained.candidate, matrix, usable)
@@ -167,8 +178,9 @@ class Learner:
 
     def _fit(self, name: str, candidate: str, matrix: Any, rows: NDArray[np.bool_]) -> Any:
         factory = self.plan.usecase.models[name].candidates[self._choice(name, candidate)]
-        fitted = make(factory, self.plan.model_inputs(name)).fit(matrix[rows], self.data.fraud[rows].astype(np.int64))
-        return _on_one_thread(fitted)
+        estimator = make(factory, self.plan.model_inputs(name))
+        with one_thread():
+            return _on_one_thread(estimator.fit(matrix[rows], self.data.fraud[rows].astype(np.int64)))
 
     def _choice(self, name: str, candidate: str) -> str:
         known = self.plan.usecase.models[name].candidates

@@ -1,64 +1,86 @@
-"""Three opinions: one listens to the customer's behaviour, one to the terminal, one to everything and to both."""
+"""Three opinions and a judge: the customer's behaviour, the terminal's past, both together; `fraud` weighs them.
 
-from sklearn.compose import ColumnTransformer
-from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
-from sklearn.impute import SimpleImputer
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import OneHotEncoder, StandardScaler
+A factory imports what it needs itself, because workers load this file too and need no scikit-learn.
+"""
 
 from riskflow.declare import Model
 
-CHANNELS = [-1.0, 0.0, 1.0, 2.0]  # codes; -1 is a channel that is not known
+_BEHAVIOUR = [
+    "amount",
+    "large_amount",
+    "amount_to_usual",
+    "high_ratio",
+    "customer_activity_events_count_1d",
+    "customer_activity_events_count_30d",
+    "customer_memory_suspicious_count_8d",
+    "customer_memory_amount_to_usual_max_8d",
+    "customer_reports_fraud_report_count_30d",
+]
+_TERMINAL = [
+    "last_report_unexplained",
+    "last_report_age",
+    "terminal_reports_unexplained_report_count_8d",
+    "terminal_reports_unexplained_report_count_14d",
+    "terminal_reports_unexplained_report_count_30d",
+    "terminal_reports_clean_report_count_8d",
+    "terminal_reports_clean_report_count_14d",
+    "terminal_reports_clean_report_count_30d",
+    "terminal_memory_clean_report_time_since_last_30d",
+    "terminal_memory_unexplained_report_time_since_last_30d",
+    "first_unexplained_age",
+    "terminal_activity_events_count_30d",
+]
 
 
-def _logistic_regression(inputs):
-    numbers = make_pipeline(SimpleImputer(strategy="median", keep_empty_features=True), StandardScaler())
-    return make_pipeline(_by_kind(inputs, numbers), LogisticRegression(max_iter=300))
+def _boosted():
+    """early_stopping is off: above 10,000 rows it would set a part of the few frauds aside."""
+    from sklearn.ensemble import HistGradientBoostingClassifier
 
-
-def _random_forest(inputs):
-    """A forest refuses nothing, but ONNX forests know no missing values: -1, which no input ever is."""
-    numbers = SimpleImputer(strategy="constant", fill_value=-1.0, keep_empty_features=True)
-    forest = RandomForestClassifier(60, max_depth=10, min_samples_leaf=3, max_features=0.3, random_state=0, n_jobs=2)
-    return make_pipeline(_by_kind(inputs, numbers), forest)
-
-
-def _hist_gradient_boosting():
     return HistGradientBoostingClassifier(
-        learning_rate=0.05, max_iter=120, max_leaf_nodes=6, min_samples_leaf=10, l2_regularization=1.0,
-        early_stopping=False, random_state=0,
-    )  # fmt: skip
+        learning_rate=0.05,
+        max_iter=120,
+        max_leaf_nodes=6,
+        min_samples_leaf=10,
+        l2_regularization=1.0,
+        early_stopping=False,
+        random_state=0,
+    )
 
 
-def _by_kind(inputs, numbers):
-    channel = [i for i, name in enumerate(inputs) if name == "channel"]
-    rest = [i for i in range(len(inputs)) if i not in channel]
-    encoder = OneHotEncoder(categories=[CHANNELS] * len(channel), handle_unknown="ignore", sparse_output=False)
-    return ColumnTransformer([("numbers", numbers, rest), *([("channel", encoder, channel)] if channel else [])])
+def _forest():
+    """Missing is -1, which no input ever is."""
+    from sklearn.ensemble import RandomForestClassifier
+    from sklearn.impute import SimpleImputer
+    from sklearn.pipeline import make_pipeline
+
+    missing = SimpleImputer(strategy="constant", fill_value=-1.0, keep_empty_features=True)
+    trees = RandomForestClassifier(40, max_depth=8, min_samples_leaf=3, max_features=0.3, random_state=0, n_jobs=2)
+    return make_pipeline(missing, trees)
 
 
-_OF_CUSTOMER = ["customer_activity_*", "customer_usual_*", "customer_memory_*", "suspicious", "is_night"]
-_OF_TERMINAL = [
-    "terminal_activity_*", "terminal_reports_*", "terminal_last_*", "terminal_unusual_*", "report_rate_7d",
-]  # fmt: skip
-_OF_PAYMENT = ["amount", "channel", "amount_to_usual"]
+def _linear():
+    from sklearn.impute import SimpleImputer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
 
-behaviour = Model(
-    uses=[*_OF_PAYMENT, *_OF_CUSTOMER],
-    candidates={"hist_gradient_boosting": _hist_gradient_boosting},
+    missing = SimpleImputer(strategy="median", keep_empty_features=True)
+    return make_pipeline(missing, StandardScaler(), LogisticRegression(max_iter=500))
+
+
+def _weighing():
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+
+    from riskflow.estimators import LogOdds
+
+    return make_pipeline(LogOdds(), LogisticRegression(C=1.0))
+
+
+behaviour = Model(uses=_BEHAVIOUR, candidates={"hist_gradient_boosting": _boosted})
+terminal_risk = Model(uses=_TERMINAL, candidates={"hist_gradient_boosting": _boosted})
+joint = Model(
+    uses=[name for name in [*_BEHAVIOUR, *_TERMINAL] if name not in ("large_amount", "high_ratio")],
+    candidates={"random_forest": _forest, "hist_gradient_boosting": _boosted, "logistic_regression": _linear},
 )
-
-place = Model(
-    uses=["amount", *_OF_TERMINAL],
-    candidates={"hist_gradient_boosting": _hist_gradient_boosting},
-)
-
-fraud = Model(
-    uses=["behaviour", "place", *_OF_PAYMENT, *_OF_CUSTOMER, *_OF_TERMINAL],
-    candidates={
-        "random_forest": _random_forest,
-        "hist_gradient_boosting": _hist_gradient_boosting,
-        "logistic_regression": _logistic_regression,
-    },
-)
+fraud = Model(uses=["behaviour", "terminal_risk", "joint"], candidates={"weighing": _weighing})

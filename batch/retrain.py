@@ -1,0 +1,295 @@
+"""Retraining as steps that hand over files, so that Airflow's tasks call them one by one, and `--local` in a row.
+
+    archive  ->  labels  ->  check  ->  replay  ->  train (one for each candidate)  ->  judge  ->  publish
+
+    runs/<use case>/<run>/
+        frame.parquet                what is learned from          data.json       which rows these are
+        candidates/<name>/           a trained candidate
+        bundle.bin                   the best one's, not signed    verdict.json    the evidence, gate by gate
+        published.json, or refusal.txt
+
+Every step takes a Run, returns a small summary that is JSON, and may be done again. No clock decides what is learned
+from: the span ends where the newest archived row is as old as the maturity.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from batch.fold import fold, stage_orders
+from batch.generations import FILES, Generations, base
+from batch.judge import Gate, Judged, judge
+from batch.pipeline import Pipeline
+from batch.publish import Published, champion_bundle, publish, read_verdict, write_verdict
+from batch.replay import replay
+from batch.train import Learner, Span, Trained
+from batch.training_set import TrainingSet, resolve_labels, scored_columns, training_set
+from riskflow.bundle import Bundle
+from riskflow.columns import Columns, concat, n_rows
+from riskflow.errors import RiskflowError
+from riskflow.evaluate import ID, KIND, TIME
+from riskflow.keys import load_private_key, public_keys_of
+from riskflow.names import Names, checked
+from riskflow.plan import Plan
+from riskflow.registry import CHAMPION, Registry
+from riskflow.settings import Settings
+
+Summary = dict[str, Any]
+Tell = Callable[[str], None]
+FRAME, DATA, BUNDLE, PUBLISHED = "frame.parquet", "data.json", "bundle.bin", "published.json"
+
+
+class CheckFailed(RiskflowError):
+    """What has been archived is not fit to learn from; the message names each number and what is wanted."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One retraining of a use case. `name` becomes a folder."""
+
+    plan: Plan
+    pipeline: Pipeline
+    conf: Settings
+    name: str
+
+    @classmethod
+    def of(cls, plan: Plan, conf: Settings, name: str) -> Run:
+        """A run with the plan's own pipeline.yaml; any character of the name that a path could mind is replaced."""
+        safe = "".join(c if c.isalnum() or c in "-_" else "_" for c in name)[:120]
+        return cls(plan, Pipeline.of(plan), conf, safe or "run")
+
+    @property
+    def folder(self) -> Path:
+        return self.conf.home / "runs" / self.plan.name / self.name
+
+    @property
+    def candidates(self) -> list[str]:
+        return self.pipeline.candidates(self.plan)
+
+    @property
+    def names(self) -> Names:
+        return Names(self.plan.name, prefix=self.conf.topic_prefix)
+
+    def registry(self) -> Registry:
+        import redis
+
+        return Registry(redis.Redis.from_url(self.conf.redis_url), self.names)
+
+
+# ---- steps -----------------------------------------------------------------------------------------------------------
+
+
+def archive(run: Run) -> Summary:
+    """Brings the lake up to the ends of the logs."""
+    from batch.archive import archive as bring
+
+    return bring(run.plan, run.conf).summary()
+
+
+def check(run: Run) -> Summary:
+    """Whether enough was archived, with labels as usual, before anything expensive begins; raises CheckFailed."""
+    columns = collected(run)
+    data = _span_set(run, columns)
+    gates, limits = [], run.pipeline.gates
+    gates.append(Gate("rows", len(data) >= limits.fewest_rows, len(data), f"at least {limits.fewest_rows}"))
+    gates.append(Gate("frauds", data.frauds >= limits.fewest_frauds, data.frauds, f"at least {limits.fewest_frauds}"))
+    low, high = limits.lowest_label_rate, limits.highest_label_rate
+    gates.append(Gate("label_rate", low <= data.rate <= high, round(data.rate, 6), f"{low:g} to {high:g}"))
+    gates += _field_gates(run.plan, data, limits.most_missing)
+    failed = [gate.sentence() for gate in gates if not gate.passed]
+    if failed:
+        raise CheckFailed(f"{run.plan.name}: not fit to learn from. " + "; ".join(failed))
+    return {"rows": len(data), "frauds": data.frauds, "label_rate": data.rate, "archived_rows": n_rows(columns)}
+
+
+def replay_frame(run: Run) -> Summary:
+    """Works out the features of all archived rows through the kernel, and writes the span that is learned from."""
+    columns = with_features(run)
+    data = _span_set(run, columns)
+    if not len(data):
+        raise CheckFailed(f"{run.plan.name}: no archived row is older than the maturity ({run.pipeline.file.maturity})")
+    data.write(run.folder / FRAME)
+    about = {"rows": len(data), "frauds": data.frauds, "from_ms": int(data.at_ms[0]), "to_ms": int(data.at_ms[-1])}
+    (run.folder / DATA).write_text(json.dumps(about))
+    return about
+
+
+def train(run: Run, candidate: str) -> Summary:
+    """Trains one candidate through all layers, out of time and on the whole span."""
+    data, span = _frame(run)
+    learner = Learner(run.plan, data, span)
+    trained = learner.race(candidate)
+    learner.refit(trained)
+    return _written(run, trained)
+
+
+def train_all(run: Run) -> list[Summary]:
+    """Races all candidates and trains the winner on the whole span: what takes least on one machine."""
+    from batch.train import train as race
+
+    data, span = _frame(run)
+    shutil.rmtree(run.folder / "candidates", ignore_errors=True)
+    return [_written(run, trained) for trained in race(run.plan, data, span, run.candidates)]
+
+
+def judge_run(run: Run) -> Summary:
+    """Takes the best candidate, makes its bundle and writes the verdict on it, beside the champion."""
+    data, span = _frame(run)
+    folders = sorted((run.folder / "candidates").glob("*/trained.json"))
+    raced = sorted((Trained.read(f.parent) for f in folders), key=lambda t: -t.average_precision)
+    if not raced:
+        raise RiskflowError(f"{run.plan.name}, run {run.name}: no candidate was trained. Train one first")
+    champion = champion_bundle(run.registry(), public_keys_of(load_private_key(run.conf.keys_folder)))
+    judged = judge(run.plan, run.pipeline, data, span.validation(data), raced, champion, {"run": run.name})
+    (run.folder / BUNDLE).unlink(missing_ok=True)
+    if judged.bundle is not None:
+        (run.folder / BUNDLE).write_bytes(judged.bundle.to_bytes())
+    write_verdict(judged.verdict, run.folder)
+    return judged.verdict.to_json()
+
+
+def publish_run(run: Run, who: str = "retrain", why: str = "", alias: str = CHAMPION) -> Summary:
+    """Signs and publishes what was judged; raises GatesFailed with the refusal, which is written too."""
+    verdict = read_verdict(run.folder)
+    path = run.folder / BUNDLE
+    bundle = Bundle.from_bytes(path.read_bytes()) if path.is_file() else None
+    if (run.folder / PUBLISHED).is_file():
+        return dict(json.loads((run.folder / PUBLISHED).read_text()))  # a task that is tried again
+    key = load_private_key(run.conf.keys_folder)
+    why = why or f"run {run.name}"
+    published = publish(Judged(bundle, verdict), run.registry(), key, who=who, why=why, alias=alias)
+    about = _published(published)
+    (run.folder / PUBLISHED).write_text(json.dumps(about))
+    return about
+
+
+def retrain(run: Run, tell: Tell = print) -> Summary:
+    """The whole chain in this process."""
+    tell("archive")
+    added = archive(run)["added"]
+    tell(f"{added} messages added to the lake; check")
+    checked_ = check(run)
+    tell(f"{checked_['rows']} rows, {checked_['frauds']} frauds; replay")
+    replay_frame(run)
+    tell("train")
+    for trained in train_all(run):
+        tell(f"{trained['candidate']}: average precision {trained['average_precision']:.4f}")
+    tell("judge")
+    verdict = judge_run(run)
+    published = publish_run(run)
+    return {**published, "candidate": verdict["candidate"], "metrics": verdict["metrics"]}
+
+
+# ---- what has been archived ------------------------------------------------------------------------------------------
+
+
+def collected(run: Run) -> Columns:
+    """Rows of all feeds as they were archived, files of a first start included; features are not looked at."""
+    generations = _generations(run)
+    parts = [base(run.plan, part) for g in _since_files(generations) for part in _parts(generations, g)]
+    return _nonempty(run, parts)
+
+
+def with_features(run: Run) -> Columns:
+    """The same rows with features by this plan: files in the order of time, what was streamed in its recorded order.
+
+    Everything is folded again, so a feature that has changed or is new needs no other way.
+    """
+    generations = _generations(run)
+    parts: list[Columns] = []
+    for generation in _since_files(generations):
+        history = generations.history(generation)
+        if history is not None:
+            parts.append(replay(run.plan, base(run.plan, history)).columns)
+        rows = base(run.plan, generations.rows(generation))
+        if n_rows(rows):
+            orders = stage_orders(run.plan, rows, n_rows(rows))
+            parts.append(fold(run.plan, rows, orders, generations.records(generation)).columns)
+    return _nonempty(run, [_wanted(run.plan, part) for part in parts])
+
+
+def _generations(run: Run) -> Generations:
+    return Generations(run.plan, run.names, run.conf.lake_folder)
+
+
+def _since_files(generations: Generations) -> list[int]:
+    """Generations from the last one on that began with files: those hold everything from before."""
+    known = sorted({1, *generations.known()})
+    began = [g for g in known if generations.start(g).made_from == FILES]
+    return [g for g in known if not began or g >= began[-1]]
+
+
+def _parts(generations: Generations, generation: int) -> list[Columns]:
+    history = generations.history(generation)
+    rows = generations.rows(generation)
+    return [part for part in (history, rows) if part is not None and n_rows(part)]
+
+
+def _nonempty(run: Run, parts: Sequence[Columns]) -> Columns:
+    if not parts:
+        raise CheckFailed(
+            f"{run.plan.name}: the lake {run.conf.lake_folder} holds no rows. Run `riskflow archive {run.plan.name}` "
+            "once events were scored, or train from files: riskflow train"
+        )
+    return concat(parts)
+
+
+def _wanted(plan: Plan, columns: Columns) -> Columns:
+    names = dict.fromkeys([KIND, *scored_columns(plan), *plan.fields])
+    return {name: columns[name] for name in names}
+
+
+def _span_set(run: Run, columns: Columns) -> TrainingSet:
+    """The newest rows that had time to get their label, with what they turned out to be."""
+    labels = resolve_labels(run.plan, columns, run.pipeline.file.label_sources)
+    until = int(np.asarray(columns[TIME]).max()) - run.pipeline.maturity_ms + 1
+    data = training_set(run.plan, columns, labels, until - run.pipeline.span_ms, until)
+    return data.rows(_first_of_each(data))
+
+
+def _first_of_each(data: TrainingSet) -> Any:
+    """One row of each event: a first start's files may reach into what was streamed."""
+    ids: Any = data.columns[ID]
+    return np.sort(np.unique(ids.hashes(), return_index=True)[1]) if len(data) else np.zeros(0, np.int64)
+
+
+def _field_gates(plan: Plan, data: TrainingSet, most: float) -> list[Gate]:
+    """Fields that every event should have, and hardly any has."""
+    gates = []
+    for name, kind in plan.scored.types.items():
+        column = data.columns.get(name)
+        if isinstance(column, np.ndarray) and column.dtype.kind == "f" and not kind.optional and len(column):
+            share = float(np.isnan(column).mean())
+            gates.append(Gate(f"field {name}", share <= most, f"{share:.4f} missing", f"at most {most:g}"))
+    return gates
+
+
+# ---- files -----------------------------------------------------------------------------------------------------------
+
+
+def _frame(run: Run) -> tuple[TrainingSet, Span]:
+    path = run.folder / FRAME
+    if not path.is_file():
+        raise RiskflowError(f"{run.plan.name}, run {run.name}: there is no {FRAME}. Run the step `replay` first")
+    data = TrainingSet.read(path)
+    return data, Span.of(data, run.pipeline.validation_ms, run.pipeline.file.folds)
+
+
+def _written(run: Run, trained: Trained) -> Summary:
+    trained.write(run.folder / "candidates" / checked(trained.candidate, "candidate"))
+    return {
+        "candidate": trained.candidate,
+        "average_precision": trained.average_precision,
+        "seconds": round(trained.seconds, 1),
+    }
+
+
+def _published(published: Published) -> Summary:
+    return {"version": published.version, "hash": published.content_hash, "alias": published.alias}

@@ -18,9 +18,9 @@ from typing import IO
 from riskflow.errors import NotReady
 
 FORMAT = 1
-CACHE_KIB = 64 * 1024
+WRITER_KIB, READER_KIB = 256 * 1024, 16 * 1024  # pages of the index stay in memory for some millions of events
 BUSY_S = 10.0
-DELETED_AT_ONCE = 20_000
+DELETED_AT_ONCE = 5_000
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS scores (
@@ -67,7 +67,7 @@ class Store:
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._lock_file = _locked(path)
-        self._writer, self._reader = _connect(path), _connect(path)
+        self._writer, self._reader = _connect(path, WRITER_KIB), _connect(path, READER_KIB)
         self._reading = threading.Lock()
         _make_tables(self._writer)
 
@@ -101,9 +101,9 @@ class Store:
         return Stored(*row) if row else None
 
 
-def _connect(path: Path) -> sqlite3.Connection:
+def _connect(path: Path, cache_kib: int) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=BUSY_S, check_same_thread=False)
-    for setting in ("journal_mode = WAL", "synchronous = NORMAL", f"cache_size = -{CACHE_KIB}"):
+    for setting in ("journal_mode = WAL", "synchronous = NORMAL", f"cache_size = -{cache_kib}"):
         connection.execute(f"PRAGMA {setting}").close()
     return connection
 

@@ -12,7 +12,7 @@ from riskflow.errors import NotReady, RiskflowError, SettingsError
 app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 # Each module has `register(app)`. They import what is heavy inside their commands, so `--help` stays quick.
-GROUPS = ["data", "plan", "platform", "stream", "batch", "models", "train", "retrain", "serve"]
+GROUPS = ["data", "plan", "platform", "stream", "batch", "models", "train", "retrain", "serve", "demo"]
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """How many events a second one worker scores: a topic filled beforehand, clocked by the broker's timestamps of scores.
 
-    python -m bench.stream --events 300000
+Run it with `python -m bench.stream --events 300000`; Kafka and Redis must be up.
 """
 
 from __future__ import annotations

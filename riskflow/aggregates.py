@@ -27,7 +27,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from riskflow.columns import mix
+from riskflow.hashing import mix
 
 Cells = NDArray[np.float64]
 Compiled = Callable[..., Any]

@@ -17,34 +17,11 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from riskflow.hashing import combine, hash_text, number_texts
+
 I8 = NDArray[np.int64]
 F8 = NDArray[np.float64]
 U1 = NDArray[np.uint8]
-_SEED, _PRIME = 0xCBF29CE484222325, 0x100000001B3
-
-
-@njit(forceinline=True)
-def mix(h):  # type: ignore[no-untyped-def]
-    """murmur3's finish: every bit of a uint64 stirs every other."""
-    h = (h ^ (h >> np.uint64(33))) * np.uint64(0xFF51AFD7ED558CCD)
-    h = (h ^ (h >> np.uint64(33))) * np.uint64(0xC4CEB9FE1A85EC53)
-    return h ^ (h >> np.uint64(33))
-
-
-@njit(cache=True)
-def _hash_text(data, offsets, seed, out):  # type: ignore[no-untyped-def]
-    for i in range(out.shape[0]):
-        h = np.uint64(_SEED) ^ np.uint64(seed)
-        for j in range(offsets[i], offsets[i + 1]):
-            h = (h ^ np.uint64(data[j])) * np.uint64(_PRIME)
-        out[i] = np.int64(mix(h))
-
-
-@njit(cache=True)
-def _combine(into, more):  # type: ignore[no-untyped-def]
-    for i in range(into.shape[0]):
-        h = np.uint64(into[i]) * np.uint64(_PRIME) ^ np.uint64(more[i])
-        into[i] = np.int64(mix(h))
 
 
 @njit(cache=True)
@@ -52,37 +29,6 @@ def _take_text(data, offsets, rows, new_offsets, out):  # type: ignore[no-untype
     for i in range(rows.shape[0]):
         a, b = offsets[rows[i]], offsets[rows[i] + 1]
         out[new_offsets[i] : new_offsets[i + 1]] = data[a:b]
-
-
-@njit(cache=True)
-def _number(data, offsets, hashes, table, numbers, firsts):  # type: ignore[no-untyped-def]
-    """Numbers distinct texts by an open hash table of their numbers; equal hashes are compared byte by byte."""
-    n = 0
-    last = table.shape[0] - 1
-    for i in range(numbers.shape[0]):
-        if offsets[i + 1] - offsets[i] == 1 and data[offsets[i]] == 0xFF:
-            numbers[i] = -1
-            continue
-        at = hashes[i] & last
-        while table[at] >= 0 and not _same(data, offsets, hashes, i, firsts[table[at]]):
-            at = (at + 1) & last
-        if table[at] < 0:
-            table[at] = n
-            firsts[n] = i
-            n += 1
-        numbers[i] = table[at]
-    return n
-
-
-@njit(forceinline=True)
-def _same(data, offsets, hashes, i, j):  # type: ignore[no-untyped-def]
-    length = offsets[i + 1] - offsets[i]
-    if hashes[i] != hashes[j] or offsets[j + 1] - offsets[j] != length:
-        return False
-    for k in range(length):  # noqa: SIM110 - compiled
-        if data[offsets[i] + k] != data[offsets[j] + k]:
-            return False
-    return True
 
 
 @dataclass(frozen=True)
@@ -138,7 +84,7 @@ class Text:
         """Where each distinct text stands first, in order of appearance; and each row's number among them, or -1."""
         numbers, firsts = np.empty(len(self), np.int64), np.empty(len(self), np.int64)
         table = np.full(1 << (2 * len(self)).bit_length(), -1, np.int64)
-        n = _number(self.data, self.offsets, self.hashes(), table, numbers, firsts)
+        n = number_texts(self.data, self.offsets, self.hashes(), table, numbers, firsts)
         return firsts[:n], numbers
 
     @cached_property
@@ -149,7 +95,7 @@ class Text:
 
     def _hashed(self, seed: int) -> I8:
         out = np.empty(len(self), np.int64)
-        _hash_text(self.data, self.offsets, seed, out)
+        hash_text(self.data, self.offsets, seed, out)
         return out
 
 
@@ -187,7 +133,7 @@ def combined_hash(parts: Sequence[Column]) -> I8:
     out = np.zeros(n_rows({"": parts[0]}), np.int64)
     for part in parts:
         more = part.hashes() if isinstance(part, Text) else _bits(part)
-        _combine(out, more)
+        combine(out, more)
     return out
 
 

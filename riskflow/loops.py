@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from riskflow import aggregates, columns, windows
+from riskflow import aggregates, hashing, records, windows
 from riskflow.aggregates import ADD, MERGE, RESULT, ZERO
 from riskflow.windows import Layout
 
@@ -81,7 +81,7 @@ class _Ring:
 def make_loop(layout: Layout, marks: Sequence[MarkCall], folder: Path) -> Loop:
     """The compiled loop. Its file is named by its content and the kernel's, so the cache can never be stale."""
     text = loop_text(layout, marks)
-    kernel = "".join(Path(m.__file__ or "").read_text() for m in (columns, aggregates, windows))
+    kernel = "".join(Path(m.__file__ or "").read_text() for m in (hashing, aggregates, records, windows))
     name = "observe_" + hashlib.sha256((text + kernel).encode()).hexdigest()[:16]
     loop: Loop = _module(name, text, folder).observe
     return loop

@@ -59,16 +59,14 @@ def plan_of(*functions: Callable[..., Any], **named: Any) -> Plan:
     return Plan.of(usecase(*functions, **{**base, **named}))
 
 
-EVERY_SIZE = ["1m", "95s", "10m", "11m", "12h", "25h", "7d", "8d", "90d"]
 ALL_OF_A_NUMBER = [Count(), Sum(), Mean(), Std(), Min(), Max(), Last(), TimeSinceLast(), Distinct()]
 
 
 def all_windows() -> Plan:
     """Every aggregate over every tile size, two feeds, text and categories too."""
     return plan_of(
-        paid=Windows(
-            by=card, over=EVERY_SIZE, events=[Count()], amount=ALL_OF_A_NUMBER, channel=[Distinct()], note=[Distinct()]
-        ),
+        paid=Windows(by=card, over=["1m", "95s", "11m", "25h", "90d"], amount=ALL_OF_A_NUMBER, channel=[Distinct()]),
+        counted=Windows(by=card, over=["10m", "12h", "7d", "8d"], events=[Count()], note=[Distinct()]),
         shops=Windows(by=card, over=["12h", "30d"], shop=[Distinct()]),
         reported=Windows(by=card, over=["1h", "30d"], on=reports, is_fraud=[Count(), Mean(), Last()]),
         at_shop=Windows(by=shop, over=["95s", "11m"], amount=[Sum(), Max()], events=[TimeSinceLast()]),

@@ -22,10 +22,10 @@ from tests.chaos import observer
 from tests.chaos.kills import POINTS, RANDOM, Victim
 from tests.chaos.world import Pacer, make_world
 
-EVENTS = int(os.environ.get("RISKFLOW_CHAOS_EVENTS", "8000"))
+EVENTS = int(os.environ.get("RISKFLOW_CHAOS_EVENTS", "6000"))
 KILLS = int(os.environ.get("RISKFLOW_CHAOS_KILLS", "5"))
 SEED = int(os.environ.get("RISKFLOW_CHAOS_SEED", "1"))
-PER_S = float(os.environ.get("RISKFLOW_CHAOS_PER_S", "160"))
+PER_S = float(os.environ.get("RISKFLOW_CHAOS_PER_S", "400"))
 PARTITIONS = 4
 
 pytestmark = [pytest.mark.services, pytest.mark.timeout(1800)]
@@ -56,7 +56,9 @@ def test_every_event_has_one_score_whatever_is_killed(prefixed: str, tmp_path: P
     try:
         pacer.start()
         for i in range(KILLS):
+            pacer.allowed = (i + 1) / (KILLS + 1)
             victim.kill_at((*POINTS, RANDOM)[i % (len(POINTS) + 1)])
+        pacer.allowed = 1.0
         victim.start()
         pacer.join()
         assert pacer.error is None

@@ -83,13 +83,21 @@ def _broken(rng: np.random.Generator, i: int) -> bytes:
     return kinds[int(rng.integers(0, len(kinds)))]
 
 
+TRICKLE_S = 0.1
+
+
 class Pacer(threading.Thread):
-    """Sends a world's messages at a steady rate, in order, and waits for the acknowledgements."""
+    """Sends a world's messages at a steady rate, in order, and waits for the acknowledgements.
+
+    Beyond `allowed` (a share of the world) it only trickles, so that events still flow when the last worker is killed
+    on a machine where restarts are slow.
+    """
 
     def __init__(self, world: World, bootstrap: str, prefix: str, usecase: str, per_s: float) -> None:
         super().__init__(daemon=True)
         self.world, self.per_s = world, per_s
         self.error: BaseException | None = None
+        self.allowed = 1.0
         self._kafka, self._prefix, self._usecase = bootstrap, prefix, usecase
 
     def run(self) -> None:
@@ -100,9 +108,10 @@ class Pacer(threading.Thread):
 
     def _send(self) -> None:
         producer = KafkaProducer(bootstrap_servers=self._kafka, linger_ms=5)
-        started, futures = time.monotonic(), []
+        due_s, futures, n = time.monotonic(), [], len(self.world.messages)
         for i, message in enumerate(self.world.messages):
-            ahead_s = started + i / self.per_s - time.monotonic()
+            due_s = max(due_s, time.monotonic() - 1.0) + (1 / self.per_s if i < self.allowed * n else TRICKLE_S)
+            ahead_s = due_s - time.monotonic()
             if ahead_s > 0.005:
                 time.sleep(ahead_s)
             topic = f"{self._prefix}{self._usecase}.{message.feed}"

@@ -25,7 +25,7 @@ Numbers = NDArray[np.int64]
 
 @dataclass
 class Folded:
-    """Columns as high as the input, with features where a row has passed; `passed[k]`: rows that stage k let through."""
+    """Columns as high as the input, with features where a row has passed; `passed[k]`: what stage k let through."""
 
     columns: Columns
     passed: list[Numbers] = field(default_factory=list)

@@ -15,7 +15,7 @@ import redis
 
 from batch.archive import read_log
 from batch.generations import Generations
-from batch.rebuild import members, present_generation
+from batch.rebuild import present_generation, wait_until_stopped
 from batch.topics import Cluster, stages
 from riskflow.columns import decode, n_rows
 from riskflow.errors import NotReady, RiskflowError
@@ -56,7 +56,7 @@ def park(plan: Plan, conf: Settings, stage: str, partition: int, offset: int) ->
             "nothing waits there. Take the offset that the worker's last line names."
         )
     with Cluster(conf.kafka) as cluster:
-        _check_stopped(plan, names, cluster)
+        wait_until_stopped(cluster, names)  # a running worker does not look at its head again
         value = _message(cluster, conf.kafka, topics[stage], partition, offset)
     kept = _keep(generations.folder(names.generation) / PARKED, f"{stage}-{partition}-{offset}.block", value)
     parked = set(json.loads(head.get(PARKED, "[]")))
@@ -72,14 +72,6 @@ def _head(store: Any, names: Names, stage: str, partition: int) -> dict[str, str
             f"Run `riskflow topics {names.usecase}`."
         )
     return head
-
-
-def _check_stopped(plan: Plan, names: Names, cluster: Cluster) -> None:
-    if working := members(cluster, names.group):
-        raise NotReady(
-            f"workers of {plan.name} are running ({', '.join(working)}). Stop them first: a running worker does not "
-            "look at its head again. A killed one is forgotten by Kafka after 10 s."
-        )
 
 
 def _message(cluster: Cluster, kafka: str, topic: str, partition: int, offset: int) -> bytes:

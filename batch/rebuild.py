@@ -45,7 +45,7 @@ from riskflow.plan import Plan
 from riskflow.settings import Settings
 from riskflow.state import BLOCK_ROWS, INTAKE_LOG, INTAKE_PARTITION, ROW_BITS, log_columns, new_head, source_name
 
-MEMBERS_LEAVE_S = 20.0  # Kafka forgets a killed worker after its session's 10 s
+MEMBERS_LEAVE_S = 20.0  # Kafka keeps a stopped worker's place for its session's 10 s
 FIELDS_A_COMMAND, COMMANDS_A_FLUSH = 500, 20
 REBUILD = "rebuild"
 
@@ -109,6 +109,18 @@ def members(cluster: Cluster, group: str) -> list[str]:
     return sorted(str(m.get("group_instance_id") or m["member_id"]) for m in found.get("members") or [])
 
 
+def wait_until_stopped(cluster: Cluster, names: Names) -> None:
+    """Returns when no worker is in the group any more; raises NotReady naming those that stay."""
+    until = time.monotonic() + MEMBERS_LEAVE_S
+    while working := members(cluster, names.group):
+        if time.monotonic() > until:
+            raise NotReady(
+                f"workers of {names.usecase} are running ({', '.join(working)}). Stop them, then run this again; events "
+                "wait on Kafka meanwhile."
+            )
+        time.sleep(0.5)
+
+
 class _Rebuild:
     """One run."""
 
@@ -145,15 +157,7 @@ class _Rebuild:
     # nobody else may write
 
     def check_stopped(self) -> None:
-        """Waits until Kafka's group is empty; a worker that goes on running is named."""
-        until = time.monotonic() + MEMBERS_LEAVE_S
-        while working := members(self.cluster, self.old.group):
-            if time.monotonic() > until:
-                raise NotReady(
-                    f"workers of {self.plan.name} are running ({', '.join(working)}). Stop them, then run "
-                    f"`riskflow rebuild {self.plan.name}` again; events wait on Kafka meanwhile."
-                )
-            time.sleep(0.5)
+        wait_until_stopped(self.cluster, self.old)
         self.heads = self._read_heads()
 
     def _still_stopped(self) -> None:

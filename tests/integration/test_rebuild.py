@@ -1,0 +1,169 @@
+"""Rebuild: a first start on files, an emptied Redis, other partitions, a new window, a worker that ended mid-way."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from batch import lake
+from batch.archive import archive
+from batch.history import history_columns
+from batch.parity import parity
+from batch.rebuild import rebuild
+from batch.replay import replay
+from batch.simulate import simulate
+from batch.simulate.files import write
+from ops.local import Services
+from riskflow.errors import RiskflowError
+from riskflow.plan import Plan
+from riskflow.settings import PROJECT, settings
+from tests import support
+from tests.chaos.world import World, make_world
+from tests.integration import batch_cases as cases
+
+pytestmark = [pytest.mark.services, pytest.mark.timeout(300)]
+
+
+@pytest.fixture(scope="module")
+def lived(services: Services, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Plan, list[World], Path]]:
+    """A world that was scored to its end; tests add to the list what they send."""
+    with cases.prefixed("rebuild."):
+        plan = cases.prepared(partitions=2)
+        world = make_world(800, seed=5, customers=40, terminals=20)
+        cases.produce(world.messages)
+        log = tmp_path_factory.mktemp("worker") / "worker.log"
+        cases.run_until_done(plan, log)
+        yield plan, [world], log
+
+
+def empty_redis(plan: Plan) -> None:
+    """All state is gone; the registry stays, so that the test need not publish again."""
+    store, prefix = support.store(), settings().topic_prefix
+    for key in store.scan_iter(f"{{{prefix}{plan.name}:g*"):
+        store.delete(key)
+    store.delete(support.names_of(plan).current_generation)
+
+
+def test_an_emptied_redis_gets_the_same_records(lived: tuple[Plan, list[World], Path]) -> None:
+    plan, _, _ = lived
+    before = cases.records(plan, cases.names_now(plan))
+    empty_redis(plan)
+    done = rebuild(plan, settings())
+    assert done.generation == 2
+    assert done.sent_on == 0
+    assert cases.records(plan, cases.names_now(plan)) == before
+    assert before["customer_id"]
+
+
+def test_another_number_of_partitions(lived: tuple[Plan, list[World], Path]) -> None:
+    plan, _, _ = lived
+    before = cases.records(plan, cases.names_now(plan))
+    old = cases.names_now(plan)
+    done = rebuild(plan, settings(), partitions=3, drop_old=True)
+    assert cases.records(plan, cases.names_now(plan)) == before
+    assert support.store().exists(cases.names_now(plan).head("customer_id", 2))
+    assert not support.store().exists(old.head("customer_id", 0))
+    assert done.generation == 3
+
+
+@pytest.mark.parametrize(("point", "emptied"), [("after_send:9", False), ("after_commit:14", True)])
+def test_what_was_on_its_way_is_neither_lost_nor_counted_twice(
+    lived: tuple[Plan, list[World], Path], point: str, emptied: bool
+) -> None:
+    plan, worlds, log = lived
+    world = cases.renamed(make_world(700, seed=6, customers=40, terminals=20), f"{len(worlds)}-")
+    worlds.append(world)
+    cases.produce(world.messages)
+    with cases.worker(log, RISKFLOW_KILL_AT=point) as process:
+        process.wait(60)
+    if emptied:
+        empty_redis(plan)
+    done = rebuild(plan, settings(), partitions=2 if emptied else 4)
+    cases.run_until_done(plan, log)
+    archive(plan, settings())
+    found = parity(plan, settings(), records=True)
+    assert found.equal, (done.summary(), found.summary())
+    assert cases.row_ids(plan) == cases.expected_ids(*worlds)
+    scores = lake.read_scores(plan, support.names_of(plan), settings().lake_folder)
+    assert set(scores["event_id"]) == {i for w in worlds for i in w.ids("score")}
+    rejected = lake.read_topic(settings().lake_folder, support.names_of(plan).rejected)
+    assert len(set(rejected["_key"])) == sum(len(w.ids("rejected")) for w in worlds)
+
+
+def test_the_old_champion_scores_on_after_a_window_was_added(
+    lived: tuple[Plan, list[World], Path], tmp_path: Path
+) -> None:
+    plan, _, log = lived
+    shutil.copytree(PROJECT / "usecases", tmp_path / "usecases")
+    features = tmp_path / "usecases" / "card_fraud" / "features.py"
+    more = '\ncustomer_fortnight = Windows(by=customer, over=["14d"], amount=[Sum()], events=[Count()])\n'
+    features.write_text(features.read_text() + more)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RISKFLOW_USECASES", str(tmp_path / "usecases"))
+        settings.cache_clear()
+        changed = support.plan_of()
+        assert changed.layout_fingerprint != plan.layout_fingerprint
+        rebuild(changed, settings())
+        world = cases.renamed(make_world(200, seed=8, customers=40, terminals=20), "w-")
+        cases.produce(world.messages)
+        cases.run_until_done(changed, log)
+        archive(changed, settings())
+        found = parity(changed, settings(), records=True)
+        assert found.equal, found.summary()
+        names, folder = support.names_of(changed), settings().lake_folder
+        mine = lake.read_scores(changed, names, folder).filter(lake.pl.col("event_id").str.starts_with("w-"))
+        assert set(mine["event_id"]) == world.ids("score")
+        assert mine["bundle"].unique().to_list() == [1]
+        rows = lake.read_rows(changed, names, folder).filter(lake.pl.col("_id").str.starts_with("w-"))
+        assert rows["customer_fortnight_amount_sum_14d"].max() > 0
+    _forget(tmp_path)
+    settings.cache_clear()
+
+
+def _forget(folder: Path) -> None:
+    """Use cases are taken from the checkout again."""
+    for name in [n for n in sys.modules if n == "usecases" or n.startswith("usecases.")]:
+        del sys.modules[name]
+    shutil.rmtree(folder)
+
+
+def test_a_first_start_on_files(services: Services, tmp_path: Path) -> None:
+    with cases.prefixed("files."):
+        plan = support.plan_of()
+        world = simulate(4, 1_790_000_000_000, days=8, customers=60, terminals=20)
+        write(tmp_path, {}, events=world.events, labels=world.labels.drop("customer_id", "terminal_id"))
+        done = rebuild(
+            plan, settings(), events=tmp_path / "events.parquet", labels=tmp_path / "labels.parquet", partitions=2
+        )
+        assert done.generation == 1  # nothing was there before
+        expected = replay(plan, history_columns(plan, {"events": world.events, "labels": world.labels})).records
+        found = cases.records(plan, cases.names_now(plan))
+        assert {s: {k[2:]: v for k, v in r.items()} for s, r in found.items()} == expected
+        support.publish_small(plan)
+        more = cases.renamed(make_world(200, seed=9, customers=40, terminals=20), "f-")
+        cases.produce(more.messages)
+        log = tmp_path / "worker.log"
+        cases.run_until_done(plan, log)
+        archive(plan, settings())
+        assert parity(plan, settings(), records=True).equal
+        with pytest.raises(RiskflowError, match="for a first start"):
+            rebuild(plan, settings(), events=tmp_path / "events.parquet")
+        before = cases.records(plan, cases.names_now(plan))
+        rebuild(plan, settings())
+        assert cases.records(plan, cases.names_now(plan)) == before
+
+
+def test_a_running_worker_is_named(lived: tuple[Plan, list[World], Path]) -> None:
+    from batch import rebuild as module
+    from riskflow.errors import NotReady
+
+    plan, _, log = lived
+    with pytest.MonkeyPatch.context() as patch, cases.worker(log):
+        patch.setattr(module, "MEMBERS_LEAVE_S", 0.5)
+        cases.wait_until(lambda: int(support.store().hget(cases.names_now(plan).head("events", 0), "epoch")) > 0)
+        with pytest.raises(NotReady, match="are running"):
+            rebuild(plan, settings())

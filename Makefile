@@ -32,11 +32,12 @@ test: lint ## everything: linters, types, and all tests on real services
 unit: setup ## tests without services, under a minute
 	@$(BIN)/pytest tests/unit $(ARGS)
 
-chaos: setup ## kill -9 at the worst moments and count
-	@$(BIN)/pytest tests/chaos $(ARGS)
+chaos: setup ## 20,000 events, ten counted kill -9 at the worst moments, outages of 30 s
+	@RISKFLOW_CHAOS_EVENTS=20000 RISKFLOW_CHAOS_KILLS=10 RISKFLOW_OUTAGE_S=30 $(BIN)/pytest -s tests/chaos tests/integration/test_faults.py $(ARGS)
 
-bench: setup ## how fast it is on this machine
-	@$(BIN)/riskflow bench $(ARGS)
+bench: setup ## how fast the kernel and one worker are on this machine
+	@$(BIN)/python -m bench.kernel
+	@$(BIN)/python -m bench.stream $(ARGS)
 
 lint: setup ## ruff and mypy
 	@$(BIN)/ruff check .

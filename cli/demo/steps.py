@@ -43,10 +43,12 @@ def keys(stage: Stage) -> str:
 
 def rebuild(stage: Stage) -> str:
     """Topics, records of everybody, and heads that begin where the history ends."""
+    from batch import topics
     from batch.rebuild import rebuild as fold
     from riskflow.names import Names
 
     events, labels = stage.town.write_history(stage.home / "history")
+    topics.make(stage.plan, stage.conf)
     done = fold(stage.plan, stage.conf, events=events, labels=labels)
     stage.names = Names(stage.plan.name, done.generation, stage.conf.topic_prefix)
     payments = len(stage.town.past("events", "occurred_at_ms"))

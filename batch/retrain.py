@@ -1,4 +1,4 @@
-"""Retraining as steps that hand over files, so that Airflow's tasks call them one by one, and `--local` in a row.
+"""Retraining as steps that hand over files, so that Airflow's tasks and batch/local_chain.py call them one by one.
 
     archive  ->  labels  ->  check  ->  replay  ->  train (one for each candidate)  ->  judge  ->  publish
 
@@ -16,15 +16,17 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 
 from batch.fold import fold, stage_orders
 from batch.generations import FILES, Generations, base
+from batch.history import history_columns
 from batch.judge import Gate, Judged, judge
 from batch.pipeline import Pipeline
 from batch.publish import Published, champion_bundle, publish, read_verdict, write_verdict
@@ -33,16 +35,16 @@ from batch.train import Learner, Span, Trained
 from batch.training_set import TrainingSet, resolve_labels, scored_columns, training_set
 from riskflow.bundle import Bundle
 from riskflow.columns import Columns, concat, n_rows
-from riskflow.errors import RiskflowError
+from riskflow.errors import NotReady, RiskflowError
 from riskflow.evaluate import ID, KIND, TIME
-from riskflow.keys import load_private_key, public_keys_of
+from riskflow.hashkey import read_hash_key
+from riskflow.keys import load_private_key, load_public_keys
 from riskflow.names import Names, checked
 from riskflow.plan import Plan
 from riskflow.registry import CHAMPION, Registry
 from riskflow.settings import Settings
 
 Summary = dict[str, Any]
-Tell = Callable[[str], None]
 FRAME, DATA, BUNDLE, PUBLISHED = "frame.parquet", "data.json", "bundle.bin", "published.json"
 
 
@@ -78,9 +80,21 @@ class Run:
         return Names(self.plan.name, prefix=self.conf.topic_prefix)
 
     def registry(self) -> Registry:
+        """The registry; raises NotReady when Redis does not answer."""
         import redis
 
-        return Registry(redis.Redis.from_url(self.conf.redis_url), self.names)
+        client = redis.Redis.from_url(self.conf.redis_url)
+        try:
+            client.ping()
+        except redis.RedisError:
+            where = self.conf.redis_url.rpartition("@")[2]  # without a password
+            raise NotReady(f"Redis at {where} does not answer. Run `riskflow up`.") from None
+        return Registry(client, self.names)
+
+    def check_can_publish(self) -> None:
+        """Raises NotReady where Redis or the signing key is missing: better before training than after."""
+        self.registry()
+        load_private_key(self.conf.keys_folder)
 
 
 # ---- steps -----------------------------------------------------------------------------------------------------------
@@ -111,10 +125,13 @@ def check(run: Run) -> Summary:
 
 def replay_frame(run: Run) -> Summary:
     """Works out the features of all archived rows through the kernel, and writes the span that is learned from."""
-    columns = with_features(run)
+    return _write_frame(run, with_features(run))
+
+
+def _write_frame(run: Run, columns: Columns) -> Summary:
     data = _span_set(run, columns)
     if not len(data):
-        raise CheckFailed(f"{run.plan.name}: no archived row is older than the maturity ({run.pipeline.file.maturity})")
+        raise CheckFailed(f"{run.plan.name}: no event is older than the maturity ({run.pipeline.file.maturity})")
     data.write(run.folder / FRAME)
     about = {"rows": len(data), "frauds": data.frauds, "from_ms": int(data.at_ms[0]), "to_ms": int(data.at_ms[-1])}
     (run.folder / DATA).write_text(json.dumps(about))
@@ -139,14 +156,17 @@ def train_all(run: Run) -> list[Summary]:
     return [_written(run, trained) for trained in race(run.plan, data, span, run.candidates)]
 
 
-def judge_run(run: Run) -> Summary:
-    """Takes the best candidate, makes its bundle and writes the verdict on it, beside the champion."""
+def judge_run(run: Run, alone: bool = False) -> Summary:
+    """Takes the best candidate, makes its bundle and writes the verdict on it, beside the champion.
+
+    alone: without a look at the registry, when nothing is to be published.
+    """
     data, span = _frame(run)
     folders = sorted((run.folder / "candidates").glob("*/trained.json"))
     raced = sorted((Trained.read(f.parent) for f in folders), key=lambda t: -t.average_precision)
     if not raced:
         raise RiskflowError(f"{run.plan.name}, run {run.name}: no candidate was trained. Train one first")
-    champion = champion_bundle(run.registry(), public_keys_of(load_private_key(run.conf.keys_folder)))
+    champion = None if alone else champion_bundle(run.registry(), load_public_keys(run.conf.keys_folder))
     judged = judge(run.plan, run.pipeline, data, span.validation(data), raced, champion, {"run": run.name})
     (run.folder / BUNDLE).unlink(missing_ok=True)
     if judged.bundle is not None:
@@ -170,21 +190,10 @@ def publish_run(run: Run, who: str = "retrain", why: str = "", alias: str = CHAM
     return about
 
 
-def retrain(run: Run, tell: Tell = print) -> Summary:
-    """The whole chain in this process."""
-    tell("archive")
-    added = archive(run)["added"]
-    tell(f"{added} messages added to the lake; check")
-    checked_ = check(run)
-    tell(f"{checked_['rows']} rows, {checked_['frauds']} frauds; replay")
-    replay_frame(run)
-    tell("train")
-    for trained in train_all(run):
-        tell(f"{trained['candidate']}: average precision {trained['average_precision']:.4f}")
-    tell("judge")
-    verdict = judge_run(run)
-    published = publish_run(run)
-    return {**published, "candidate": verdict["candidate"], "metrics": verdict["metrics"]}
+def frame_from_tables(run: Run, tables: Mapping[str, pl.DataFrame | None]) -> Summary:
+    """Step `replay` for a history in files, where nothing was archived yet: tables by the name of their feed."""
+    key = read_hash_key(run.plan, run.conf.keys_folder)
+    return _write_frame(run, replay(run.plan, history_columns(run.plan, tables, key)).columns)
 
 
 # ---- what has been archived ------------------------------------------------------------------------------------------

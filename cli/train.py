@@ -1,4 +1,4 @@
-"""`riskflow evaluate`, `riskflow train`, `riskflow retrain`: models from history."""
+"""`riskflow evaluate` and `riskflow train`: models from a history in files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ Json = Annotated[bool, typer.Option("--json", help="the last line is JSON")]
 
 def register(app: typer.Typer) -> None:
     """Add this group's commands."""
-    app.command("evaluate")(evaluate)
+    app.command()(evaluate)
+    app.command()(train)
 
 
 def evaluate(
@@ -60,6 +61,60 @@ def evaluate(
     )
     report = _evaluate(plan, Pipeline.of(plan), tables, protocol)
     _report({**report, "seconds": round(time.monotonic() - started, 1)}, as_json)
+
+
+def train(
+    usecase: UseCase,
+    events: Events,
+    labels: Labels = None,
+    columns: Columns = "",
+    delay: Delay = "7d",
+    publish: Annotated[bool, typer.Option("--publish", help="publish as champion if it passes its gates")] = False,
+    why: Annotated[str, typer.Option(help="the reason, for the history")] = "trained from files",
+    as_json: Json = False,
+) -> None:
+    """Train a first bundle on a history in files, judge it and, if asked to, publish it.
+
+    riskflow train card_fraud --events history/events.parquet --labels history/labels.parquet --publish
+    """
+    from batch.importer import column_map, history
+    from batch.retrain import Run
+    from cli.common import load_plan
+    from riskflow.durations import duration_ms
+    from riskflow.settings import settings
+
+    started = time.monotonic()
+    mapped = column_map(columns)
+    run = Run.of(load_plan(usecase), settings(), time.strftime("files-%Y%m%dT%H%M%S", time.gmtime()))
+    tables = dict(zip(("events", "labels"), history(events, mapped, duration_ms(delay), labels), strict=True))
+    summary = _train(run, tables, publish, why)
+    _report({**summary, "seconds": round(time.monotonic() - started, 1)}, as_json)
+
+
+def _train(run: Any, tables: dict[str, Any], publish: bool, why: str) -> dict[str, Any]:
+    """Frame, race, verdict and, if asked to, publication; raises GatesFailed with the refusal."""
+    from batch import retrain
+    from batch.publish import GatesFailed, read_verdict
+
+    if publish:
+        run.check_can_publish()
+    frame = retrain.frame_from_tables(run, tables)
+    _tell(f"{frame['rows']:,} rows to learn from, {frame['frauds']:,} frauds; training {', '.join(run.candidates)}")
+    retrain.train_all(run)
+    verdict = retrain.judge_run(run, alone=not publish)
+    if not verdict["passed"]:
+        raise GatesFailed(read_verdict(run.folder).refusal())
+    published = retrain.publish_run(run, who=_user(), why=why) if publish else {}
+    return {**published, "run": str(run.folder), "candidate": verdict["candidate"], **verdict["metrics"]}
+
+
+def _user() -> str:
+    import getpass
+
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):
+        return "somebody"
 
 
 def _evaluate(plan: Any, pipeline: Any, tables: dict[str, Any], protocol: Protocol) -> dict[str, Any]:

@@ -1,20 +1,22 @@
 """How many events a second one worker scores: a topic filled beforehand, clocked by the broker's timestamps of scores.
 
-Run it with `python -m bench.stream --events 300000`; Kafka and Redis must be up.
+Run it with `python -m bench.stream --events 300000`; it starts a Kafka and a Redis of its own.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import time
 from typing import Any
 
 import numpy as np
+import psutil
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
+from bench.prepare import prepared
 from riskflow.settings import settings
+from stream import supervise
 
 
 def fill(bootstrap: str, topic: str, events: int, customers: int, terminals: int) -> None:
@@ -56,32 +58,32 @@ def clock(bootstrap: str, topic: str, events: int, timeout_s: float) -> dict[str
     }
 
 
+def measure(usecase: str, events: int, customers: int, terminals: int, partitions: int) -> dict[str, Any]:
+    """Fills the topic, starts one worker, waits for every score."""
+    with prepared(usecase, partitions) as names:
+        conf = settings()
+        fill(conf.kafka, names.feed("events"), events, customers, terminals)
+        with (conf.home / "worker.log").open("ab") as log:
+            worker = supervise.start(usecase, 0, stderr=log)
+        try:
+            result = clock(conf.kafka, names.scores, events, timeout_s=300)
+            used = psutil.Process(worker.pid).cpu_times()
+            result["worker_cpu_us_per_event"] = round((used.user + used.system) * 1e6 / events, 1)
+        finally:
+            worker.terminate()
+            worker.wait(30)
+        return result
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--events", type=int, default=300_000)
     parser.add_argument("--customers", type=int, default=5_000)
     parser.add_argument("--terminals", type=int, default=10_000)
+    parser.add_argument("--partitions", type=int, default=8)
     parser.add_argument("--usecase", default="card_fraud")
     args = parser.parse_args()
-    os.environ["RISKFLOW_TOPIC_PREFIX"] = f"bench{int(time.time())}."
-    conf = settings()
-    from bench.prepare import prepare
-
-    names = prepare(args.usecase, conf)
-    fill(conf.kafka, names.feed("events"), args.events, args.customers, args.terminals)
-    from stream import supervise
-
-    worker = supervise.start(args.usecase, 900, stderr=open(conf.home / "bench-worker.log", "ab"))  # noqa: SIM115
-    try:
-        result = clock(conf.kafka, names.scores, args.events, timeout_s=120)
-        import psutil
-
-        used = psutil.Process(worker.pid).cpu_times()
-        result["worker_cpu_us_per_event"] = round((used.user + used.system) * 1e6 / args.events, 1)
-    finally:
-        worker.terminate()
-        worker.wait(30)
-    print(json.dumps(result))
+    print(json.dumps(measure(args.usecase, args.events, args.customers, args.terminals, args.partitions)))
 
 
 if __name__ == "__main__":

@@ -43,14 +43,11 @@ class Swap:
         self._loaded: dict[str, Live] = {}
         self._newest: Live | None = None
         self._available = asyncio.Event()
-        self._why = "no bundle has been published"
-        self._said = ""
+        self._why = ""
 
     async def newest(self) -> Live:
-        """The champion; waits, saying why, until there is one."""
-        if self._newest is None:
-            self._say_waiting()
-            await self._available.wait()
+        """The champion; waits until there is one."""
+        await self._available.wait()
         assert self._newest is not None
         return self._newest
 
@@ -77,7 +74,9 @@ class Swap:
 
     async def _look(self) -> None:
         move = await self.registry.champion()
-        if move is not None and (self._newest is None or move.number > self._newest.number):
+        if move is None:
+            self._refuse("no bundle has been published")
+        elif self._newest is None or move.number > self._newest.number:
             self._take(move, await self._load(move.version, move.number))
 
     def _take(self, move: Move, live: Live) -> None:
@@ -105,14 +104,12 @@ class Swap:
         return scorer
 
     def _refuse(self, why: str) -> None:
+        """Says once why there is nothing new."""
         if why == self._why:
             return
         self._why = why
-        if self._newest is not None:
+        if self._newest is None:
+            log.warning("not ready: events wait on Kafka", why=why, fix=f"riskflow retrain {self.plan.name}")
+        else:
             metrics.SWAP_REFUSED.labels(self.plan.name).inc()
             log.error("not taken, the live bundle stays", live=self._newest.version, why=why)
-
-    def _say_waiting(self) -> None:
-        if self._why != self._said:
-            self._said = self._why
-            log.warning("not ready: events wait on Kafka", why=self._why, fix=f"riskflow retrain {self.plan.name}")

@@ -29,12 +29,20 @@ import math
 import numpy as np
 from numba import njit
 from riskflow.aggregates import {functions}
+from riskflow.aggregates import inlined
 from riskflow.windows import check_id, first_tile, last_tile, tile_for
 
 
 """
+_READ = """
+@inlined
+def read_{index}(e, t, now, place, data, bits, acc, acc_bits, reads, row):
+"""
+_WRITE = """
+@inlined
+def write_{index}(e, t, now, place, data, bits, observed, observed_bits, i):
+"""
 _OBSERVE = """
-
 @njit(cache=True, error_model="numpy")
 def observe(kind, at_ms, slot, kinds_read, event, content, observed, observed_bits, reads, verdict,
             place, data, bits, ids, checks, n_ids, acc, acc_bits, begin, end):
@@ -73,10 +81,6 @@ class _Ring:
     def state(self) -> str:
         return f"e * {self.rings} + {self.index}"
 
-    @property
-    def now(self) -> str:
-        return f"now_{self.tile_ms}"
-
 
 def make_loop(layout: Layout, marks: Sequence[MarkCall], folder: Path) -> Loop:
     """The compiled loop. Its file is named by its content and the kernel's, so the cache can never be stale."""
@@ -88,19 +92,38 @@ def make_loop(layout: Layout, marks: Sequence[MarkCall], folder: Path) -> Loop:
 
 
 def loop_text(layout: Layout, marks: Sequence[MarkCall]) -> str:
-    """The source of the loop."""
+    """The source of the loop: two functions for each ring, the marks, and who calls them."""
     rings = list(_rings(layout))
-    lines = [*(_identify() if layout.keeps_ids else [])]
-    lines += [f"now_{size} = t // {size}" for size in dict.fromkeys(r.tile_ms for r in rings)]
-    lines += ["if kinds_read[k]:", *_indented(line for r in rings for line in _read(r, layout))]
+    functions = ", ".join(sorted(f.__name__ for f in {*ADD, *MERGE, *RESULT}))
+    parts = [_HEAD.format(functions=functions), *dict.fromkeys(m.source for m in marks)]
+    for ring in rings:
+        parts += [_READ.format(index=ring.index) + _block(1, _read(ring, layout))]
+        parts += [_WRITE.format(index=ring.index) + _block(1, _write(ring))]
+    parts += [_OBSERVE + _block(2, _observe(layout, rings, marks)) + "    return late\n"]
+    return "\n".join(parts)
+
+
+def _block(depth: int, lines: Iterable[str]) -> str:
+    return "".join(f"{'    ' * depth}{line}\n" for line in lines)
+
+
+def _observe(layout: Layout, rings: Sequence[_Ring], marks: Sequence[MarkCall]) -> Iterator[str]:
+    if layout.keeps_ids:
+        yield "verdict[i] = check_id(ids, checks, n_ids, e, event[i], content[i])"
+        yield "if verdict[i] != 0:"
+        yield "    continue"
+    for size in dict.fromkeys(r.tile_ms for r in rings):
+        yield f"now_{size} = t // {size}"
+    yield "if kinds_read[k]:"
+    for r in rings:
+        yield f"    read_{r.index}(e, t, now_{r.tile_ms}, place, data, bits, acc, acc_bits, reads, row)"
+    yield "    pass"
     for m in marks:
-        lines += [f"if k == {m.kind}:", f"    observed[{m.column}, i] = {m.function}({', '.join(m.inputs)})"]
-    for kind in dict.fromkeys(r.kind for r in rings):
-        lines += [f"if k == {kind}:", *_indented(line for r in rings if r.kind == kind for line in _write(r))]
-    sources = "\n\n".join(dict.fromkeys(m.source for m in marks))
-    body = "\n".join(" " * 8 + line for line in lines)
-    functions = sorted(f.__name__ for f in {*ADD, *MERGE, *RESULT})
-    return f"{_HEAD.format(functions=', '.join(functions))}{sources}{_OBSERVE}{body}\n    return late\n"
+        yield f"if k == {m.kind}:"
+        yield f"    observed[{m.column}, i] = {m.function}({', '.join(m.inputs)})"
+    for r in rings:
+        yield f"if k == {r.kind}:"
+        yield f"    late += write_{r.index}(e, t, now_{r.tile_ms}, place, data, bits, observed, observed_bits, i)"
 
 
 def _rings(layout: Layout) -> Iterator[_Ring]:
@@ -111,26 +134,16 @@ def _rings(layout: Layout) -> Iterator[_Ring]:
         yield _Ring(i, len(layout.rings), kind, tile_ms, length, width, *mine, first_span)
 
 
-def _identify() -> list[str]:
-    return [
-        "verdict[i] = check_id(ids, checks, n_ids, e, event[i], content[i])",
-        "if verdict[i] != 0:",
-        "    continue",
-    ]
-
-
 def _read(ring: _Ring, layout: Layout) -> Iterator[str]:
     """Newest tile first; each window ends where it ends, and only what a longer one needs goes on."""
-    if not ring.spans:
-        return
     yield f"at = last_tile(place, {ring.state}, {ring.width})"
     yield f"low = first_tile(place, {ring.state}, {ring.width})"
     yield from _zero(ring, "acc", "")
-    yield f"while at >= low and bits[at] > {ring.now}:"
+    yield "while at >= low and bits[at] > now:"
     yield f"    at -= {ring.width}"
     for s, (tiles, rest_ms, first, end) in enumerate(ring.spans, ring.first_span):
-        into_tile = f" - (1 if t - {ring.now} * {ring.tile_ms} < {rest_ms} else 0)" if rest_ms else ""
-        yield f"oldest = {ring.now} - {tiles}{into_tile}"
+        into_tile = f" - (1 if t - now * {ring.tile_ms} < {rest_ms} else 0)" if rest_ms else ""
+        yield f"oldest = now - {tiles}{into_tile}"
         yield "while at >= low and bits[at] >= oldest:"
         for kind, cell, _, needed in ring.ops:
             if s < needed:
@@ -141,28 +154,25 @@ def _read(ring: _Ring, layout: Layout) -> Iterator[str]:
 
 
 def _write(ring: _Ring) -> Iterator[str]:
-    yield f"at, fresh = tile_for(place, {ring.state}, {ring.now}, {ring.length}, {ring.width}, data, bits)"
+    yield f"at, fresh = tile_for(place, {ring.state}, now, {ring.length}, {ring.width}, data, bits)"
     yield "if at < 0:"
-    yield "    late += 1"
-    yield "else:"
-    yield "    if fresh:"
-    yield from _indented(_indented(_zero(ring, "data", "at + ")))
+    yield "    return 1"
+    yield "if fresh:"
+    for line in _zero(ring, "data", "at + "):
+        yield f"    {line}"
     for column in dict.fromkeys(column for _, _, column, _ in ring.ops):
-        yield f"    value, value_bits = observed[{column}, i], observed_bits[{column}, i]"
-        yield "    if value == value:"
+        yield f"value, value_bits = observed[{column}, i], observed_bits[{column}, i]"
+        yield "if value == value:"
         for kind, cell, of_column, _ in ring.ops:
             if of_column == column:
-                yield f"        {ADD[kind].__name__}(data, bits, at + {cell}, value, value_bits, float(t))"
+                yield f"    {ADD[kind].__name__}(data, bits, at + {cell}, value, value_bits, float(t))"
+    yield "return 0"
 
 
 def _zero(ring: _Ring, cells: str, at: str) -> Iterator[str]:
     for kind, cell, _, _ in ring.ops:
         for j, value in enumerate(ZERO[kind]):
             yield f"{cells}[{at}{cell + j}] = {'np.nan' if math.isnan(value) else value}"
-
-
-def _indented(lines: Iterable[str]) -> list[str]:
-    return ["    " + line for line in lines] or ["    pass"]
 
 
 def _module(name: str, text: str, folder: Path) -> ModuleType:

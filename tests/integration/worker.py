@@ -60,9 +60,11 @@ class Bench:
         producer = KafkaProducer(
             bootstrap_servers=self.conf.kafka, compression_type=compression, max_request_size=4 * 1024 * 1024
         )
-        for future in [producer.send(self.names.feed(feed), value=value) for value in values]:
-            future.get(30)
-        producer.close()
+        try:
+            for future in [producer.send(self.names.feed(feed), value=v, key=b"any") for v in values]:
+                future.get(30)
+        finally:
+            producer.close()
 
     def scores(self) -> dict[str, dict[str, Any]]:
         return {r.key.decode(): json.loads(r.value) for r in self.topics.read(self.names.scores)}

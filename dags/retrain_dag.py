@@ -98,17 +98,17 @@ def _tasks(usecase: str) -> None:
 
     @task
     def check() -> dict[str, Any]:
-        """Looks whether enough was archived, with labels as usual; names the candidates that will race."""
-        return {**_step("check", usecase), "candidates": _run(usecase).candidates}
+        """Looks whether enough was archived, with labels as usual, before anything expensive begins."""
+        return _step("check", usecase)
 
     @task
-    def replay() -> dict[str, Any]:
-        """Works out the features of every row through the kernel, and writes the span that is learned from."""
-        return _step("replay_frame", usecase)
+    def replay() -> list[str]:
+        """Works out the features of every row through the kernel, and hands over the names of those who will race."""
+        print(_step("replay_frame", usecase))
+        return list(_run(usecase).candidates)
 
-    @task(map_index_template="{{ candidate }}")
+    @task(map_index_template="{{ candidate }}", doc_md="Trains one candidate: out of time for the race, then for good.")
     def train(candidate: str) -> dict[str, Any]:
-        """Trains one candidate through all layers: out of time for the race, then on the whole span."""
         get_current_context()["candidate"] = candidate  # names the task in the UI
         return _step("train", usecase, candidate)
 
@@ -123,9 +123,9 @@ def _tasks(usecase: str) -> None:
         params = get_current_context()["params"]
         return _step("publish_run", usecase, who=_who(), why=str(params["why"]), alias=str(params["alias"]))
 
-    checked = check()
-    trained = train.expand(candidate=checked["candidates"])
-    archive() >> labels() >> checked >> replay() >> trained >> judge() >> publish()
+    racing = replay()
+    archive() >> labels() >> check() >> racing
+    train.expand(candidate=racing) >> judge() >> publish()
 
 
 def _step(name: str, usecase: str, *args: Any, **options: Any) -> dict[str, Any]:

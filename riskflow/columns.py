@@ -178,10 +178,11 @@ def encode(columns: Mapping[str, Column], meta: Mapping[str, Any]) -> bytes:
     return b"".join([_MAGIC, len(header).to_bytes(4, "little"), header, *parts])
 
 
-def decode(block: bytes) -> tuple[Columns, dict[str, Any]]:
+def decode(block: bytes | bytearray) -> tuple[Columns, dict[str, Any]]:
     """Columns and meta of a block's bytes; raises ValueError for anything else."""
     if block[:4] != _MAGIC:
         raise ValueError(f"not a block: it starts with {bytes(block[:8])!r}")
+    block = bytearray(block)  # writable, like columns made here: else every loop is compiled twice, while events wait
     at = 8 + int.from_bytes(block[4:8], "little")
     header = json.loads(bytes(block[8:at]))
     n: int = header["n"]

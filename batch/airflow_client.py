@@ -41,9 +41,7 @@ class Task:
 
     @property
     def name(self) -> str:
-        if self.map_index < 0:
-            return self.task_id
-        return f"{self.task_id} {self.label or self.map_index}"
+        return self.task_id if self.map_index < 0 else f"{self.task_id}[{self.map_index}]"
 
 
 class Airflow:

@@ -36,7 +36,7 @@ def follow(airflow: Airflow, usecase: str, run_id: str, tell: Tell) -> dict[str,
 
 def _detail(task: Task) -> str:
     tried = f"try {task.try_number}" if task.try_number > 1 else ""
-    return " ".join(x for x in (tried, f"{task.duration_s:.1f} s" if task.duration_s else "") if x)
+    return " ".join(x for x in (task.label, tried, f"{task.duration_s:.1f} s" if task.duration_s else "") if x)
 
 
 def _why(airflow: Airflow, dag_id: str, run_id: str, tasks: list[Task]) -> str:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
+
+POLITE = 5  # training shares the machine with the stream, and the stream goes first
 
 
 def main(home: Path) -> None:
     from ops import local
 
+    os.nice(POLITE)
     with local.running(home, airflow=True) as services:
         print(services.airflow_url, flush=True)
         sys.stdin.read()

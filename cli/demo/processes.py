@@ -12,11 +12,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
+
+from cli.demo.keeper import POLITE
 from ops import process
 from riskflow.errors import NotReady, RiskflowError
 from riskflow.settings import PROJECT
 
 RISKFLOW = [sys.executable, "-m", "cli.main"]
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}  # of a training: several with as many threads as cores wait for each other
 LOG_LINES = 5
 
 
@@ -67,7 +71,7 @@ class Keeper:
 
     def __init__(self, home: Path) -> None:
         command = [sys.executable, "-m", "cli.demo.keeper", str(home)]
-        env = {**os.environ, "PYTHONPATH": str(PROJECT)}
+        env = {**os.environ, **ONE_THREAD, "PYTHONPATH": str(PROJECT)}
         with process.log_file(home, "keeper").open("ab") as log:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, env=env, start_new_session=True
@@ -93,10 +97,11 @@ class Command:
     def __init__(self, words: list[str], tell: Callable[[str], None]) -> None:
         import threading
 
-        env = {**os.environ, "PYTHONPATH": str(PROJECT)}
+        env = {**os.environ, **ONE_THREAD, "PYTHONPATH": str(PROJECT)}
         self._process = subprocess.Popen(
             [*RISKFLOW, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env
         )
+        psutil.Process(self._process.pid).nice(POLITE)
         self._words, self._tell, self._said = words, tell, ""
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()

@@ -1,0 +1,48 @@
+"""Runs `riskflow demo` in a home of its own, as somebody would from a terminal, and reads what it reports."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from ops import process
+from riskflow.settings import PROJECT
+
+SMALL = ("--days", "45", "--customers", "1000", "--rate", "100", "--seconds", "10", "--json")
+
+
+def run_demo(home: Path, *words: str, timeout_s: float) -> tuple[int, dict[str, Any], str]:
+    """Exit code, the summary on the last line, and what was said."""
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("RISKFLOW_", "AIRFLOW_"))}
+    done = subprocess.run(
+        [sys.executable, "-m", "cli.main", "demo", *SMALL, *words],
+        cwd=PROJECT, env={**clean, "RISKFLOW_HOME": str(home)}, capture_output=True, text=True, timeout=timeout_s,
+        check=False,
+    )  # fmt: skip
+    lines = done.stdout.strip().splitlines()
+    assert lines, done.stderr[-3000:]
+    return done.returncode, json.loads(lines[-1]), done.stderr
+
+
+def left_running(home: Path) -> list[str]:
+    """Processes of the demo's home that live, recorded or not."""
+    recorded = [name for name, record in process.records(home / "demo").items() if record.alive()]
+    named = [p.info["cmdline"] for p in psutil.process_iter(["cmdline"]) if p.pid != os.getpid()]
+    return recorded + [" ".join(words) for words in named if words and any(str(home) in word for word in words)]
+
+
+def check_nothing_lost(found: dict[str, Any], said: str) -> None:
+    """What must hold of every demo."""
+    assert found["events"] > 500, said
+    assert found["scores"] == found["events"]
+    assert (found["lost"], found["duplicates"], found["rejected"]) == (0, 0, 0)
+    assert found["parity_mismatches"] == 0
+    assert found["bundles"] == 2
+    assert found["swap_s"] >= 0
+    assert 0 < found["p50_ms"] <= found["p99_ms"]

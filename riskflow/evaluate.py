@@ -14,11 +14,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numba.core.errors import NumbaError
 from numpy.typing import NDArray
 
 from riskflow import windows as kernel
 from riskflow.columns import Columns, Text, combined_hash, n_rows, take
 from riskflow.declare import CATEGORY, TEXT
+from riskflow.errors import DeclarationError
 from riskflow.plan import DISTINCT_OF, Plan, Stage
 
 KIND, ID, TIME, DEGRADED = "_kind", "_id", "at_ms", "_degraded"
@@ -71,9 +73,11 @@ def observe(
     n = n_rows(columns)
     there = np.flatnonzero(slots >= 0)
     rows = columns if len(there) == n else take(columns, there)
-    out, new_records = kernel.observe(
-        stage.loop, stage.layout, len(stage.reads), kernel_rows(plan, stage, rows, slots[there]), records
-    )
+    kernel_input = kernel_rows(plan, stage, rows, slots[there])
+    try:
+        out, new_records = kernel.observe(stage.loop, stage.layout, len(stage.reads), kernel_input, records)
+    except NumbaError as error:
+        raise _not_compiled(stage, error) from error
     verdicts = np.zeros(n, np.int8)
     verdicts[there] = out.verdicts
     result = dict(columns)
@@ -115,6 +119,15 @@ def calculate(plan: Plan, names: Sequence[str], columns: Columns, failures: Fail
 def start(plan: Plan, columns: Columns, failures: Failures) -> None:
     """Adds what can be calculated from the declared fields alone; the first stage's windows may observe it."""
     calculate(plan, plan.first_calculations, columns, failures)
+
+
+def _not_compiled(stage: Stage, error: NumbaError) -> DeclarationError:
+    reason = next((line for line in str(error).splitlines() if line.strip() and "pipeline" not in line), str(error))
+    return DeclarationError(
+        f"marks {', '.join(stage.marks)}",
+        f"do not compile: {reason}",
+        "Use numbers, comparisons, math and numpy scalars",
+    )
 
 
 def _read_only(column: Any) -> Any:

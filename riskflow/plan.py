@@ -560,7 +560,7 @@ class _LayoutMaker:
             rings.append(
                 (*ring, self._length(ring), _width(cells), first_op, len(ops), first_span, len(spans)),
             )
-        return kernel.Layout(_table(rings), _table(ops), _table(spans), _table(results), keeps_ids)
+        return kernel.Layout(_table(rings, 8), _table(ops, 4), _table(spans, 4), _table(results, 3), keeps_ids)
 
     def _spans(self, column: str, kind: int, mine: list[tuple[int, WindowRead]]) -> int:
         """How many of the ring's windows need these cells: up to the longest that does."""
@@ -592,8 +592,8 @@ def _width(cells: Mapping[tuple[str, int], int]) -> int:
     return 1 + sum(WIDTH[kind] for _, kind in cells)
 
 
-def _table(rows: list[tuple[int, ...]]) -> kernel.I8:
-    return np.array(rows, np.int64)
+def _table(rows: list[tuple[int, ...]], columns: int) -> kernel.I8:
+    return np.array(rows, np.int64).reshape(-1, columns)
 
 
 def _type_text(kind: FieldType) -> str:

@@ -45,9 +45,8 @@ def unpack_into(packed: Sequence[bytes], widths: I8, rows: I8, keeps_ids: bool) 
     return place, cells, ids
 
 
-def pack_from(place: I8, data: F8, ids: tuple[I8, I8, I8], widths: I8, keeps_ids: bool) -> list[bytes]:
+def pack_from(slots: int, place: I8, data: F8, ids: tuple[I8, I8, I8], widths: I8, keeps_ids: bool) -> list[bytes]:
     """The packed records of all slots, in order."""
-    slots = len(place) // len(widths)
     used = (place[:, HI] - place[:, LO]).reshape(slots, len(widths)) * (widths * _BYTES_A_NUMBER)
     a_slot = 1 + _BYTES_A_NUMBER * (1 + 2 * len(widths)) + (_ID_BYTES * IDS if keeps_ids else 0)
     out, ends = np.empty(int(used.sum()) + slots * a_slot, np.uint8), np.empty(slots, np.int64)

@@ -85,6 +85,7 @@ class Layout(NamedTuple):
 class States:
     """Records of the entities of one batch, unpacked. Ring r of slot e is row e * rings + r of `place`."""
 
+    slots: int
     place: I8  # where the ring stands in `data`, how many tiles fit, and those in use: [LO, HI)
     data: F8  # tile after tile: its number (as int64), then its cells
     ids: tuple[I8, I8, I8]  # (slots, 32) ids; content checks; how many ids were seen, the next place is n % 32
@@ -93,12 +94,12 @@ class States:
 def unpack(layout: Layout, records: Sequence[bytes | None], rows: I8) -> States:
     """States of records, with room for rows[slot, ring] more rows each."""
     room = np.minimum(rows, 2 * layout.rings[:, R_LENGTH])
-    return States(*unpack_into([r or b"" for r in records], layout.widths, room, layout.keeps_ids))
+    return States(len(records), *unpack_into([r or b"" for r in records], layout.widths, room, layout.keeps_ids))
 
 
 def pack(layout: Layout, states: States) -> list[bytes]:
     """The packed records of all slots, in order."""
-    return pack_from(states.place, states.data, states.ids, layout.widths, layout.keeps_ids)
+    return pack_from(states.slots, states.place, states.data, states.ids, layout.widths, layout.keeps_ids)
 
 
 # ---- one row ---------------------------------------------------------------------------------------------------------

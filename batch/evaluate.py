@@ -88,23 +88,27 @@ def evaluate(plan: Plan, pipeline: Pipeline, history: Replayed, protocol: Protoc
 
 
 def train_once(plan: Plan, pipeline: Pipeline, history: Replayed, protocol: Protocol) -> tuple[Judged, TrainingSet]:
-    """Trains and judges on the training days alone, with the labels that were known by then."""
-    known = resolve_labels(plan, history.columns, pipeline.file.label_sources, protocol.known_before_ms)
-    data = training_set(plan, history.columns, known, protocol.train_from_ms, protocol.train_until_ms)
-    if not len(data):
-        raise DeclarationError(
-            "evaluate", "there are no events on the training days", "Check --train-from and --train-to"
-        )
+    """Trains and judges on the training days alone."""
+    data = training_rows(plan, pipeline, history, protocol)
     span = Span.of(data, pipeline.validation_ms, pipeline.file.folds)
     raced = train(plan, data, span, pipeline.candidates(plan))
     return judge(plan, pipeline, data, span.validation(data), raced), data
+
+
+def training_rows(plan: Plan, pipeline: Pipeline, history: Replayed, protocol: Protocol) -> TrainingSet:
+    """Rows of the training days with the labels that were known by their end plus the delay."""
+    known = resolve_labels(plan, history.columns, pipeline.file.label_sources, protocol.known_before_ms)
+    data = training_set(plan, history.columns, known, protocol.train_from_ms, protocol.train_until_ms)
+    if not len(data):
+        raise DeclarationError("evaluate", "no event lies on the training days", "Check --train-from and --train-to")
+    return data
 
 
 def tested_rows(plan: Plan, history: Replayed, protocol: Protocol) -> TrainingSet:
     """Rows of the test days with what they turned out to be, however late that became known."""
     test = training_set(plan, history.columns, history.labels, protocol.test_from_ms, protocol.test_until_ms)
     if not len(test):
-        raise DeclarationError("evaluate", "there are no events on the test days", "Check --test-from and --test-to")
+        raise DeclarationError("evaluate", "no event lies on the test days", "Check --test-from and --test-to")
     return test if protocol.drop_known is None else test.rows(~_known_by_then(plan, history, protocol, test))
 
 

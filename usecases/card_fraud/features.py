@@ -82,7 +82,8 @@ def unexplained_at(at_ms, unexplained_report):
 
 # ---- the terminal ----------------------------------------------------------------------------------------------------
 
-terminal_activity = Windows(by=terminal, over=["30d"], events=[Count()])
+terminal_activity = Windows(by=terminal, over=["1h", "30d"], events=[Count()])
+terminal_lately = Windows(by=terminal, over=["1h"], amount=[Mean()])
 terminal_reports = Windows(
     by=terminal, on=labels, over=["8d", "14d", "30d"], clean_report=[Count()], unexplained_report=[Count()]
 )

@@ -31,6 +31,8 @@ _TERMINAL = [
     "terminal_activity_events_count_30d",
 ]
 
+_CHANNEL_CODES = [-1.0, 0.0, 1.0, 2.0]  # not known, chip, contactless, online
+
 
 def _boosted():
     """early_stopping is off: above 10,000 rows it would set a part of the few frauds aside."""
@@ -58,14 +60,20 @@ def _forest():
     return make_pipeline(missing, trees)
 
 
-def _linear():
+def _linear(inputs):
+    """Numbers filled and scaled, the channel as one column for each of its values."""
+    from sklearn.compose import ColumnTransformer
     from sklearn.impute import SimpleImputer
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
+    from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
-    missing = SimpleImputer(strategy="median", keep_empty_features=True)
-    return make_pipeline(missing, StandardScaler(), LogisticRegression(max_iter=500))
+    words = [i for i, name in enumerate(inputs) if name == "channel"]
+    rest = [i for i in range(len(inputs)) if i not in words]
+    numbers = make_pipeline(SimpleImputer(strategy="median", keep_empty_features=True), StandardScaler())
+    codes = OneHotEncoder(categories=[_CHANNEL_CODES], handle_unknown="ignore", sparse_output=False)
+    columns = ColumnTransformer([("numbers", numbers, rest), ("channel", codes, words)])
+    return make_pipeline(columns, LogisticRegression(max_iter=500))
 
 
 def _weighing():
@@ -79,8 +87,15 @@ def _weighing():
 
 behaviour = Model(uses=_BEHAVIOUR, candidates={"hist_gradient_boosting": _boosted})
 terminal_risk = Model(uses=_TERMINAL, candidates={"hist_gradient_boosting": _boosted})
+_LATELY = [
+    "channel",
+    "customer_activity_events_count_1h",
+    "terminal_activity_events_count_1h",
+    "terminal_lately_amount_mean_1h",
+]
+
 joint = Model(
-    uses=[name for name in [*_BEHAVIOUR, *_TERMINAL] if name not in ("large_amount", "high_ratio")],
+    uses=[*(name for name in [*_BEHAVIOUR, *_TERMINAL] if name not in ("large_amount", "high_ratio")), *_LATELY],
     candidates={"random_forest": _forest, "hist_gradient_boosting": _boosted, "logistic_regression": _linear},
 )
 fraud = Model(uses=["behaviour", "terminal_risk", "joint"], candidates={"weighing": _weighing})

@@ -1,0 +1,223 @@
+"""Metrics against naive ones; gates that refuse; what is published, and the refusal that names gate and number."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import fakeredis
+import msgspec
+import numpy as np
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from sklearn.dummy import DummyClassifier
+
+from batch import metrics
+from batch.judge import Judged, judge
+from batch.pipeline import Gates, Pipeline, PipelineFile
+from batch.publish import GatesFailed, champion_bundle, publish, read_verdict, write_verdict
+from batch.train import Span, Trained, train
+from batch.training_set import TrainingSet
+from riskflow.bundle import Bundle
+from riskflow.keys import public_keys_of
+from riskflow.names import Names
+from riskflow.plan import Plan
+from riskflow.registry import Registry
+from riskflow.scoring import Scorer
+from tests.unit.training_cases import DAY, linear, rows, small_plan
+
+# ---- metrics ---------------------------------------------------------------------------------------------------------
+
+
+def naive_card_precision(score: Any, fraud: Any, card: Any, at_ms: Any, k: int) -> float:
+    found: set[int] = set()
+    shares = []
+    for day in sorted({int(at) // DAY for at in at_ms}):
+        best: dict[int, float] = {}
+        bad = set()
+        for s, f, c, at in zip(score, fraud, card, at_ms, strict=True):
+            if int(at) // DAY == day and c not in found:
+                best[c] = max(best.get(c, -1.0), s)
+                bad |= {c} if f else set()
+        ranked = sorted(best, key=lambda c: -best[c])[:k]
+        hits = [c for c in ranked if c in bad]
+        found |= set(hits)
+        shares.append(len(hits) / k)
+    return sum(shares) / len(shares)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_card_precision_equals_the_naive_one(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    n = 600
+    score, fraud = rng.random(n), (rng.random(n) < 0.2).astype(float)
+    card, at_ms = rng.integers(0, 60, n), rng.integers(0, 5 * DAY, n)
+    assert metrics.card_precision(score, fraud, card, at_ms, 10) == pytest.approx(
+        naive_card_precision(score, fraud, card, at_ms, 10)
+    )
+
+
+def test_a_card_that_was_found_is_not_found_again() -> None:
+    score, fraud = np.array([0.9, 0.9, 0.5]), np.ones(3)
+    card, at_ms = np.array([1, 1, 2]), np.array([0, DAY, DAY])
+    assert metrics.card_precision(score, fraud, card, at_ms, 1) == 1.0
+    assert metrics.card_precision(score, fraud, np.array([1, 1, 1]), at_ms, 1) == 0.5
+
+
+def test_figures_at_a_threshold() -> None:
+    score, fraud = np.array([0.9, 0.8, 0.7, 0.1]), np.array([1.0, 0, 1, 1])
+    found = metrics.at_threshold(score, fraud, np.array([0, 0, 0, 2 * DAY]), 0.7)
+    assert found["precision"] == pytest.approx(2 / 3)
+    assert found["recall"] == pytest.approx(2 / 3)
+    assert found["f1"] == pytest.approx(2 / 3)
+    assert found["accuracy"] == 0.5
+    assert found["alerts_per_day"] == 1.5
+    nothing = metrics.at_threshold(score, fraud, np.zeros(4, np.int64), None)
+    assert (nothing["precision"], nothing["recall"], nothing["alerts_per_day"]) == (None, 0.0, 0.0)
+
+
+def test_lift_says_how_many_times_the_usual_rate() -> None:
+    score, fraud = np.linspace(1, 0, 1000), np.zeros(1000)
+    fraud[[0, 1, 2, 3, 4, 500, 600, 700, 800, 900]] = 1
+    assert metrics.lift(score, fraud) == pytest.approx(0.5 / 0.01)
+
+
+def test_rows_that_change_sides_are_counted_both_ways() -> None:
+    found = metrics.difference(np.array([0.9, 0.1, 0.5]), np.array([0.1, 0.9, 0.5]), 0.5, 0.4)
+    assert found["change_sides"] == pytest.approx(2 / 3)
+    assert (found["newly_flagged"], found["no_longer_flagged"]) == (1, 1)
+    assert found["largest"] == pytest.approx(0.8)
+
+
+# ---- gates -----------------------------------------------------------------------------------------------------------
+
+
+def pipeline(**gates: Any) -> Pipeline:
+    return Pipeline(msgspec.structs.replace(PipelineFile(), gates=Gates(**gates)))
+
+
+def judged(
+    plan: Plan, data: TrainingSet, champion: Bundle | None = None, trained: Trained | None = None, **gates: Any
+) -> Judged:
+    span = Span.of(data, 7 * DAY, 4)
+    raced = [trained] if trained else train(plan, data, span, ["linear"])
+    return judge(plan, pipeline(**gates), data, span.validation(data), raced, champion)
+
+
+def failed(found: Judged) -> list[str]:
+    return [gate.name for gate in found.verdict.failed]
+
+
+def test_a_sound_candidate_passes_and_its_bundle_scores() -> None:
+    plan, data = small_plan(), rows()
+    found = judged(plan, data)
+    assert found.verdict.passed, found.verdict.refusal()
+    assert found.bundle is not None
+    score = Scorer(plan, found.bundle).score(data.columns).score
+    assert metrics.ranking(score, data.fraud)["ap"] > 0.4  # type: ignore[operator]
+    assert found.bundle.data["rows"] == len(data)
+    assert {"auc", "ap", "cp_at_k", "f1", "lift_top_1", "alerts_per_day"} <= found.bundle.metrics.keys()
+
+
+@pytest.mark.parametrize(
+    ("gates", "name", "number"),
+    [
+        ({"fewest_rows": 5000}, "rows", "4000"),
+        ({"fewest_frauds": 5000}, "frauds", "at least 5000"),
+        ({"highest_label_rate": 0.05}, "label_rate", "0.0002 to 0.05"),
+        ({"onnx_parity": 1e-12}, "onnx_parity", "at most 1e-12"),
+    ],
+)
+def test_a_gate_refuses_and_says_what_was_found(gates: dict[str, float], name: str, number: str) -> None:
+    found = judged(small_plan(), rows(), **gates)
+    assert name in failed(found)
+    assert number in found.verdict.refusal()
+    assert "is not published" in found.verdict.refusal()
+
+
+def test_a_constant_score_is_refused() -> None:
+    plan = small_plan(linear=lambda: DummyClassifier())
+    assert "score_not_constant" in failed(judge_of_constant(plan))
+
+
+def judge_of_constant(plan: Plan) -> Judged:
+    data = rows()
+    span = Span.of(data, 7 * DAY, 4)
+    sound = train(small_plan(), data, span, ["linear"])[0]
+    return judged(plan, data, trained=replace(sound, outputs=np.full(len(sound.outputs), 0.1)))
+
+
+def test_an_input_that_is_hardly_ever_known_is_refused() -> None:
+    data = rows()
+    noise = np.where(np.arange(len(data)) % 100 == 0, 0.5, np.nan)
+    trained = train(small_plan(), data, Span.of(data, 7 * DAY, 4), ["linear"])[0]
+    found = judged(
+        small_plan(), TrainingSet({**data.columns, "noise": noise}, data.fraud), trained=trained, most_missing=0.9
+    )
+    assert "missing" in failed(found)
+    assert "noise 0.9900" in found.verdict.refusal()
+
+
+def test_a_candidate_below_the_champion_is_refused_and_the_difference_is_told() -> None:
+    plan, data = small_plan(), rows()
+    champion = judged(plan, data).bundle
+    assert champion is not None
+    shuffled = TrainingSet({**data.columns, "amount": data.columns["amount"][::-1].copy()}, data.fraud)  # type: ignore[index]
+    span = Span.of(data, 7 * DAY, 4)
+    worse = train(plan, shuffled, span, ["linear"])
+    found = judge(plan, pipeline(), data, span.validation(data), worse, champion)
+    assert failed(found) == ["average_precision"]
+    assert "0.95 of the champion's" in found.verdict.refusal()
+    assert found.verdict.difference is not None
+    assert found.verdict.difference["largest"] > 0
+    assert found.verdict.champion is not None
+    assert found.verdict.champion["alerts_per_day"] is not None
+
+
+def test_a_champion_with_features_that_have_changed_is_not_compared() -> None:
+    plan, data = small_plan(), rows()
+    champion = judged(plan, data).bundle
+    assert champion is not None
+    other = replace(champion, manifest={**champion.manifest, "needed": {"amount": "another"}})
+    found = judged(plan, data, champion=other)
+    assert found.verdict.passed
+    against = next(g for g in found.verdict.gates if g.name == "average_precision")
+    assert "needs 'amount' as it no longer is" in against.wanted
+
+
+# ---- publishing ------------------------------------------------------------------------------------------------------
+
+
+def registry() -> Registry:
+    return Registry(fakeredis.FakeRedis(), Names("tried"))
+
+
+def test_what_passed_is_published_and_becomes_the_champion() -> None:
+    plan, data, key, where = small_plan(), rows(), Ed25519PrivateKey.generate(), registry()
+    published = publish(judged(plan, data), where, key, who="a test", why="to see")
+    assert (published.version, published.alias) == (1, "champion")
+    champion = champion_bundle(where, public_keys_of(key))
+    assert champion is not None
+    assert champion.content_hash == published.content_hash
+    assert where.history()[-1].why == "to see"
+
+
+def test_what_failed_is_not_published_and_the_refusal_is_written(tmp_path: Path) -> None:
+    plan, data, where = small_plan(), rows(), registry()
+    found = judged(plan, data, highest_label_rate=0.05)
+    with pytest.raises(GatesFailed, match=r"label_rate: found 0\.1\d+, wanted 0\.0002 to 0\.05"):
+        publish(found, where, Ed25519PrivateKey.generate(), who="a test", why="")
+    assert where.versions() == {}
+    assert champion_bundle(where, {}) is None
+    write_verdict(found.verdict, tmp_path)
+    assert "label_rate" in (tmp_path / "refusal.txt").read_text()
+    assert read_verdict(tmp_path) == found.verdict
+    write_verdict(judged(plan, data).verdict, tmp_path)
+    assert not (tmp_path / "refusal.txt").exists()
+
+
+def test_linear_models_of_both_layers_are_in_the_bundle() -> None:
+    found = judged(small_plan(lower=linear), rows())
+    assert found.bundle is not None
+    assert [m["name"] for m in found.bundle.models] == ["hint", "verdict"]

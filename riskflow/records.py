@@ -1,6 +1,6 @@
 """The bytes of a record: what is known about one entity, packed. Lossless and canonical: equal states are equal bytes.
 
-    version | ids: how many, then 10 bytes each (first entity only) | for each ring: tiles, size in bytes, tiles
+    version | ids: how many, then 10 bytes each (first entity only) | how many tiles each ring has | the tiles
 
 A tile is its distance from the one before and its cells. A cell is a varint whose two low bits say what follows: 0 an
 integer, 1 eight raw bytes, 2 as the cell before (0) or NaN (1), 3 hundredths. Most cells of quiet entities need one to
@@ -48,7 +48,7 @@ def unpack_into(packed: Sequence[bytes], widths: I8, rows: I8, keeps_ids: bool) 
 def pack_from(slots: int, place: I8, data: F8, ids: tuple[I8, I8, I8], widths: I8, keeps_ids: bool) -> list[bytes]:
     """The packed records of all slots, in order."""
     used = (place[:, HI] - place[:, LO]).reshape(slots, len(widths)) * (widths * _BYTES_A_NUMBER)
-    a_slot = 1 + _BYTES_A_NUMBER * (1 + 2 * len(widths)) + (_ID_BYTES * IDS if keeps_ids else 0)
+    a_slot = 1 + _BYTES_A_NUMBER * (1 + len(widths)) + (_ID_BYTES * IDS if keeps_ids else 0)
     out, ends = np.empty(int(used.sum()) + slots * a_slot, np.uint8), np.empty(slots, np.int64)
     _pack(place, data, data.view(np.int64), *ids, widths, keeps_ids, out, ends)
     bounds = [0, *ends.tolist()]
@@ -154,7 +154,7 @@ def _get_cell(data, at, cells, bits, i):  # type: ignore[no-untyped-def]
 
 @njit(cache=True)
 def _count_tiles(data, starts, rings, keeps_ids, used):  # type: ignore[no-untyped-def]
-    """First pass of unpacking: used[slot * rings + ring]. Each ring says its length in bytes, so it is passed over."""
+    """First pass of unpacking: used[slot * rings + ring]."""
     for e in range(starts.shape[0] - 1):
         at = starts[e]
         if at == starts[e + 1]:
@@ -163,11 +163,8 @@ def _count_tiles(data, starts, rings, keeps_ids, used):  # type: ignore[no-untyp
         if keeps_ids:
             n, at = _get_varint(data, at)
             at += _ID_BYTES * min(n, IDS)
-        for r in range(rings):
-            n, at = _get_varint(data, at)
-            size, at = _get_varint(data, at)
-            used[e * rings + r] = n
-            at += size
+        for x in range(e * rings, (e + 1) * rings):
+            used[x], at = _get_varint(data, at)
 
 
 @njit(cache=True)
@@ -180,13 +177,12 @@ def _unpack(data, starts, widths, keeps_ids, place, cells, bits, ids, checks, n_
         at += 1
         if keeps_ids:
             at = _get_ids(data, at, e, ids, checks, n_ids)
-        for r in range(rings):
-            x = e * rings + r
+        for x in range(e * rings, (e + 1) * rings):
             place[x, HI], at = _get_varint(data, at)
-            _, at = _get_varint(data, at)
+        for r in range(rings):
             tile = np.int64(0)
-            i = place[x, BASE]
-            for _ in range(place[x, HI]):
+            i = place[e * rings + r, BASE]
+            for _ in range(place[e * rings + r, HI]):
                 step, at = _get_varint(data, at)
                 tile += (step >> 1) ^ -(step & 1)
                 bits[i] = tile
@@ -198,33 +194,24 @@ def _unpack(data, starts, widths, keeps_ids, place, cells, bits, ids, checks, n_
 @njit(cache=True)
 def _pack(place, cells, bits, ids, checks, n_ids, widths, keeps_ids, out, ends):  # type: ignore[no-untyped-def]
     rings = widths.shape[0]
-    largest = 1
-    for x in range(place.shape[0]):
-        largest = max(largest, (place[x, HI] - place[x, LO]) * widths[x % rings])
-    scratch = np.empty(largest * _BYTES_A_NUMBER, np.uint8)
     at = 0
     for e in range(ends.shape[0]):
         out[at] = VERSION
         at += 1
         if keeps_ids:
             at = _put_ids(out, at, e, ids, checks, n_ids)
-        for r in range(rings):
-            x = e * rings + r
-            size = _put_ring(scratch, place, x, widths[r], cells, bits)
+        for x in range(e * rings, (e + 1) * rings):
             at = _put_varint(out, at, place[x, HI] - place[x, LO])
-            at = _put_varint(out, at, size)
-            for j in range(size):
-                out[at + j] = scratch[j]
-            at += size
+        for r in range(rings):
+            at = _put_ring(out, at, place, e * rings + r, widths[r], cells, bits)
         ends[e] = at
 
 
 @njit(forceinline=True)
-def _put_ring(out, place, x, width, cells, bits):  # type: ignore[no-untyped-def]
-    at = 0
+def _put_ring(out, at, place, x, width, cells, bits):  # type: ignore[no-untyped-def]
     before = np.int64(0)
-    for j in range(place[x, LO], place[x, HI]):
-        i = place[x, BASE] + j * width
+    first = place[x, BASE] + place[x, LO] * width
+    for i in range(first, place[x, BASE] + place[x, HI] * width, width):
         at = _put_varint(out, at, _zigzag(bits[i] - before))
         before = bits[i]
         for k in range(i + 1, i + width):

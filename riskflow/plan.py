@@ -17,7 +17,7 @@ from riskflow.durations import duration_ms
 from riskflow.errors import DeclarationError
 from riskflow.loops import Loop, MarkCall, make_loop
 from riskflow.names import checked
-from riskflow.settings import home_folder
+from riskflow.settings import kernels_folder
 from riskflow.sources import compiled_source, fingerprint, is_flag, with_helpers
 from riskflow.trial import try_functions
 from riskflow.usecase import UseCase, parameters
@@ -71,7 +71,7 @@ class Stage:
     @cached_property
     def loop(self) -> Loop:
         """The compiled loop; compiled at first use, from the cache after."""
-        return make_loop(self.layout, self.mark_calls, home_folder() / "kernels")
+        return make_loop(self.layout, self.mark_calls, kernels_folder())
 
     @property
     def longest_ms(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal
@@ -17,9 +18,17 @@ PREFIX = "RISKFLOW_"
 
 def home_folder() -> Path:
     """The one ignored folder in which everything local lives: services, data, keys, lake."""
-    import os
-
     return Path(os.environ.get(PREFIX + "HOME", PROJECT / ".riskflow")).resolve()
+
+
+def kernels_folder() -> Path:
+    """Where compiled loops are kept: with the checkout, whatever HOME is, as they are named by their content."""
+    shared = PROJECT / ".riskflow" / "kernels"
+    try:
+        shared.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return home_folder() / "kernels"
+    return shared if os.access(shared, os.W_OK) else home_folder() / "kernels"
 
 
 class Settings(BaseSettings):

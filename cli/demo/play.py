@@ -108,6 +108,7 @@ def _keep(stage: Stage) -> None:
     from cli.demo.sender import Sender
 
     stage.sender = Sender(stage.conf.kafka, stage.names, stage.sender.rest())
+    stage.ending.callback(stage.sender.end)
     stage.sender.start()
     stage.screen.say("It goes on. Ctrl-C ends it")
     while stage.sender.is_alive():

@@ -35,9 +35,14 @@ class Sender(threading.Thread):
 
     def stop(self) -> None:
         """Ends sending; raises what went wrong."""
-        self._stop_now.set()
-        self.join(60)
+        self.end()
         self.check()
+
+    def end(self) -> None:
+        """Ends sending, whatever became of it."""
+        self._stop_now.set()
+        if self.is_alive():
+            self.join(60)
 
     def check(self) -> None:
         if self._error is not None:

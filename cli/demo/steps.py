@@ -14,7 +14,6 @@ from cli.demo.town import DAY_MS
 
 if TYPE_CHECKING:
     from batch.retrain import Run
-    from riskflow.plan import Plan
 
 QUICK = "logistic_regression"  # the first model; retraining races all candidates
 READY_S = 120.0
@@ -23,17 +22,21 @@ DRAIN_S = 60.0
 
 
 def begin(stage: Stage) -> str:
-    """Services in this thread; the town and the plan, which compile and count, in others."""
+    """Services in this thread; the town is invented and the kernel compiled in others."""
+    from cli.common import load_plan
     from cli.demo import town
     from ops import local
+    from riskflow.warmup import warm_up
 
     options = stage.options
+    stage.plan = load_plan(options.usecase)
     with ThreadPoolExecutor(2) as pool:
         invented = pool.submit(town.invent, options.days, options.customers, options.rate, options.seed)
-        planned = pool.submit(_plan, options.usecase)
+        compiled = pool.submit(warm_up, stage.plan)
         stage.services = stage.ending.enter_context(local.running(stage.home, airflow=False))
         stage.ending.callback(local.down, stage.home)
-        stage.town, stage.plan = invented.result(), planned.result()
+        stage.town = invented.result()
+        compiled.result()
     _publish_addresses(stage)
     return f"{stage.services.kafka}, {stage.services.redis_url}"
 
@@ -119,6 +122,7 @@ def stream(stage: Stage) -> str:
     stage.sender = Sender(stage.conf.kafka, stage.names, stage.town.stream(stage.options.rate))
     stage.observer.start()
     stage.ending.callback(stage.observer.stop)
+    stage.ending.callback(stage.sender.end)
     stage.sender.start()
     stage.streaming_since = time.monotonic()
     stage.ending.enter_context(stage.screen.streaming(stage.observer.view))
@@ -235,15 +239,6 @@ def watch(stage: Stage, condition: Callable[[], bool], timeout_s: float, what: s
             raise NotReady(f"{who}. {processes.log_end(stage.home, 'worker')}")
         stage.screen.tick()
         time.sleep(0.1)
-
-
-def _plan(usecase: str) -> Plan:
-    from cli.common import load_plan
-    from riskflow.warmup import warm_up
-
-    plan = load_plan(usecase)
-    warm_up(plan)
-    return plan
 
 
 def _publish_addresses(stage: Stage) -> None:

@@ -176,12 +176,14 @@ def _column(kind: FieldType, values: Sequence[Any]) -> Any:
 def _time(moment: datetime | int, name: str, broker_ms: int) -> int:
     at_ms = moment if isinstance(moment, int) else (moment - EPOCH) // MILLISECOND
     if at_ms < EARLIEST_MS:
-        raise EventRejected("time_in_seconds", f"{at_ms} is before 1973; send epoch milliseconds or RFC 3339", f"$.{name}")
+        raise EventRejected("time_in_seconds", f"{at_ms} is before 1973: send milliseconds or RFC 3339", f"$.{name}")
     if at_ms > LATEST_MS:
-        raise EventRejected("time_out_of_range", f"{at_ms} is after the year 9999; send epoch milliseconds", f"$.{name}")
+        raise EventRejected("time_out_of_range", f"{at_ms} is after the year 9999: send milliseconds", f"$.{name}")
     if at_ms > broker_ms + AHEAD_MS:
         raise EventRejected(
-            "future_time", f"{(at_ms - broker_ms) / 1000:.0f} s ahead of the broker's clock, at most 300 s are taken", f"$.{name}"
+            "future_time",
+            f"{(at_ms - broker_ms) // 1000} s ahead of the broker, at most 300 are taken",
+            f"$.{name}",
         )
     return at_ms
 

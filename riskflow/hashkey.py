@@ -19,7 +19,7 @@ def read_hash_key(plan: Plan, folder: Path) -> bytes:
     try:
         return bytes.fromhex((folder / FILE).read_text().strip())
     except (FileNotFoundError, ValueError):
-        raise NotReady(f"{folder / FILE}: no key for hashed ids. Run `riskflow keys`, once, and keep the file.") from None
+        raise NotReady(f"{folder / FILE}: no key for hashed ids. Run `riskflow keys` once and keep it.") from None
 
 
 def make_hash_key(folder: Path) -> bool:

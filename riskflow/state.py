@@ -1,9 +1,9 @@
 """What stands in Redis for one stage and partition: the head's fields, and how a new head is written.
 
-    position   next offset of the stage's log to apply            epoch   who may write; each claim raises it
-    topic_id   the log this position belongs to                   layout  fingerprint of the packed records
-    applied    last applied position of each source (JSON)        sent    last sent position to each destination (JSON)
-    roster     bundles that outputs are made with (JSON)          starts  claims since the position last moved
+position   next offset of the stage's log to apply            epoch   who may write; each claim raises it
+topic_id   the log this position belongs to                   layout  fingerprint of the packed records
+applied    last applied position of each source (JSON)        sent    last sent position to each destination (JSON)
+roster     bundles that outputs are made with (JSON)          starts  claims since the position last moved
 """
 
 from __future__ import annotations

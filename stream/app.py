@@ -198,6 +198,6 @@ def make_worker() -> Worker:
     return worker
 
 
-if "PYTEST_COLLECTING" not in os.environ:
-    worker = make_worker()
-    app = worker.app
+# Faust's command imports this module and takes `app` from it.
+worker = make_worker()
+app = worker.app

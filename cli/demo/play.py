@@ -26,6 +26,7 @@ def play(options: Options, as_json: bool) -> bool:
     with ExitStack() as ending:
         stage = Stage(options, fresh_home(), Screen(), ending)
         for title, step in STEPS:
+            stage.screen.begin(title)
             stage.screen.say(f"{title}: {step(stage)}")
         found = summary(stage)
         stage.screen.table("What happened", {**stage.facts, **_told(found, stage)}, data=not as_json)

@@ -30,10 +30,6 @@ def launch(home: Path, name: str, *words: str, **environment: str) -> process.Re
     return process.launch(home, name, [*RISKFLOW, *words], environment=variables, owner=process.me())
 
 
-def stop(home: Path, record: process.Record) -> None:
-    process.stop(home, [record], patience_s=20.0)
-
-
 def wait_for(
     what: str, condition: Callable[[], bool], timeout_s: float, *, home: Path, alive: process.Record | None = None
 ) -> None:
@@ -51,11 +47,6 @@ def log_end(home: Path, name: str) -> str:
     path = process.log_file(home, name)
     lines = path.read_text(errors="replace").splitlines()[-LOG_LINES:] if path.exists() else []
     return "\n".join([f"The end of {path}:", *lines])
-
-
-def answers(url: str) -> bool:
-    """Whether an HTTP address says 200."""
-    return fetched(url) is not None
 
 
 def fetched(url: str) -> str | None:

@@ -36,6 +36,11 @@ class Screen:
         else:
             print(f"{self._clock()} {line}", file=sys.stderr, flush=True)
 
+    def begin(self, title: str) -> None:
+        """What is being done now; the line is written over when it is done."""
+        if self.console.is_terminal and self._live is None:
+            self.console.print(f"[dim]{self._clock()} {_escaped(title)} ...[/dim]", end="\r", no_wrap=True)
+
     def remark(self, line: str) -> None:
         """What happens beside the stream; it stands under the live table."""
         self._remark = line

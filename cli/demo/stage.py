@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from riskflow.plan import Plan
     from riskflow.settings import Settings
 
+READY_S = 120.0  # patience for what starts
+
 
 @dataclass(frozen=True)
 class Options:
@@ -63,3 +65,10 @@ class Stage:
     @property
     def passed_s(self) -> float:
         return time.monotonic() - self.began
+
+
+def figures(published: dict[str, object]) -> str:
+    """A published bundle in a few words."""
+    metrics = published.get("metrics") or {}
+    shown = [f"{n} {metrics[n]:.3f}" for n in ("auc", "ap", "cp_at_k") if isinstance(metrics.get(n), float)]
+    return f"version {published['version']}, {published.get('candidate')}: {', '.join(shown)}"

@@ -115,8 +115,8 @@ def wait_until_stopped(cluster: Cluster, names: Names) -> None:
     while working := members(cluster, names.group):
         if time.monotonic() > until:
             raise NotReady(
-                f"workers of {names.usecase} are running ({', '.join(working)}). Stop them, then run this again; events "
-                "wait on Kafka meanwhile."
+                f"workers of {names.usecase} are running ({', '.join(working)}). Stop them, then run this again; "
+                "events wait on Kafka meanwhile."
             )
         time.sleep(0.5)
 
@@ -343,6 +343,7 @@ class _Rebuild:
         history: Columns | None = None,
     ) -> None:
         """Records, heads, the generation's beginning in the lake, and last the number."""
+        self._still_stopped()
         self._write_records(records)
         self._write_heads(taken.positions)
         rows_from = {str(p): end for (t, p), (_, end) in self._ranges().items() if t == self.old.rows}
@@ -352,7 +353,8 @@ class _Rebuild:
             out.positions[feed] = out.positions.get(feed, 0) + position
         before = self.old.generation if made_from == ARCHIVE else None
         start = Start(self.new.generation, made_from, before, self.plan.layout_fingerprint, rows_from, feeds)
-        self._still_stopped()
+        if self.new != self.old:
+            self._still_stopped()
         self.generations.write(start, records, carried, history)
         self.store.set(self.new.current_generation, self.new.generation)
         out.records = {stage: len(found) for stage, found in records.items()}

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,18 @@ def worker(log: Path, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
                 process.wait(20)
+            _forget_member()
             print(log.read_text()[-3000:])
+
+
+def _forget_member() -> None:
+    """Kafka would keep the stopped worker's place for 10 s, and rebuild waits for that."""
+    from kafka.admin import MemberToRemove
+    from kafka.errors import KafkaError
+
+    names = names_now(support.plan_of())
+    with Cluster(settings().kafka) as cluster, suppress(KafkaError):
+        cluster.admin.remove_group_members(names.group, [MemberToRemove(group_instance_id=f"{names.group}-0")])
 
 
 def wait_until(what: Callable[[], bool], seconds: float = ANSWER_S) -> None:

@@ -3,8 +3,8 @@
     version | ids: how many, then 10 bytes each (first entity only) | how many tiles each ring has | the tiles
 
 A tile is its distance from the one before and its cells. A cell is a varint whose two low bits say what follows: 0 an
-integer, 1 eight raw bytes, 2 as the cell before (0) or NaN (1), 3 hundredths. Most cells of quiet entities need one to
-three bytes.
+integer, 1 eight raw bytes, 3 hundredths, 2 one of: as the cell before; NaN; hundredths missed by a few last bits, as
+sums of money are (how many bits, then the hundredths). Most cells of quiet entities need one to three bytes.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ _BYTES_A_NUMBER = 10  # no varint and no cell is longer
 _ID_BYTES = 10
 _NAN_BITS = int(np.array([np.nan]).view(np.int64)[0])
 _AS_BEFORE, _NAN = 2, 6
+_MOST_OFF = 28  # so that NaN's number and this fit into one byte
 
 
 def unpack_into(packed: Sequence[bytes], widths: I8, rows: I8, keeps_ids: bool) -> tuple[I8, F8, tuple[I8, I8, I8]]:
@@ -115,6 +116,11 @@ def _zigzag(value):  # type: ignore[no-untyped-def]
 
 
 @njit(forceinline=True)
+def _unzigzag(value):  # type: ignore[no-untyped-def]
+    return (value >> 1) ^ -(value & 1)
+
+
+@njit(forceinline=True)
 def _put_cell(out, at, cells, bits, i, first):  # type: ignore[no-untyped-def]
     value = cells[i]
     if i > first and bits[i] == bits[i - 1]:
@@ -126,6 +132,9 @@ def _put_cell(out, at, cells, bits, i, first):  # type: ignore[no-untyped-def]
         hundredths = np.int64(value * 100.0 + 0.5)
         if hundredths / 100.0 == value:
             return _put_varint(out, at, hundredths << 2 | 3)
+        off = _zigzag(bits[i] - np.float64(hundredths / 100.0).view(np.int64))
+        if 0 < off <= _MOST_OFF:
+            return _put_varint(out, _put_varint(out, at, _NAN + (off << 2)), hundredths)
     if bits[i] == _NAN_BITS:
         return _put_varint(out, at, _NAN)
     out[at] = 1
@@ -144,8 +153,12 @@ def _get_cell(data, at, cells, bits, i):  # type: ignore[no-untyped-def]
         cells[i] = (v >> 2) / 100.0
     elif v == _AS_BEFORE:
         bits[i] = bits[i - 1]
-    else:
+    elif v == _NAN:
         bits[i] = _NAN_BITS
+    else:
+        hundredths, at = _get_varint(data, at)
+        cells[i] = hundredths / 100.0
+        bits[i] += _unzigzag((v - _NAN) >> 2)
     return at
 
 
@@ -184,7 +197,7 @@ def _unpack(data, starts, widths, keeps_ids, place, cells, bits, ids, checks, n_
             i = place[e * rings + r, BASE]
             for _ in range(place[e * rings + r, HI]):
                 step, at = _get_varint(data, at)
-                tile += (step >> 1) ^ -(step & 1)
+                tile += _unzigzag(step)
                 bits[i] = tile
                 for k in range(i + 1, i + widths[r]):
                     at = _get_cell(data, at, cells, bits, k)

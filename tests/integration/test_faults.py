@@ -1,7 +1,7 @@
 """What a worker does when what it stands on goes away or is another one: it waits, or ends saying what to run.
 
 Each test has its own Kafka and Redis, for they are stopped, emptied and replaced. RISKFLOW_OUTAGE_S sets how long
-an outage lasts (30 in `make chaos`).
+an outage lasts (30 in `make chaos`, which also runs the tests marked long).
 """
 
 from __future__ import annotations
@@ -68,6 +68,7 @@ def test_redis_away_for_a_while_only_delays(stream: Bench, own: Any) -> None:
     assert stream.process.poll() is None, "the worker waited; it did not end"
 
 
+@pytest.mark.long
 def test_kafka_away_for_a_while_only_delays(stream: Bench, own: Any) -> None:
     home = own[0].home
     local.stop(home, "kafka")
@@ -80,6 +81,7 @@ def test_kafka_away_for_a_while_only_delays(stream: Bench, own: Any) -> None:
     assert len(stream.wait_scored({"after"}, 120)) == 2
 
 
+@pytest.mark.long
 def test_sigterm_ends_a_worker_within_20_s_with_kafka_up_and_down(stream: Bench, own: Any) -> None:
     home = own[0].home
     assert stream.stop() < 20
@@ -119,6 +121,7 @@ def test_a_topic_made_again_ends_the_worker_with_the_command(stream: Bench) -> N
     assert "deleted and made again" in stream.said()
 
 
+@pytest.mark.long
 def test_retention_past_the_position_ends_the_worker(stream: Bench) -> None:
     stream.stop()
     stream.send("events", *(event(f"lost {i}") for i in range(40)))
@@ -131,6 +134,7 @@ def test_retention_past_the_position_ends_the_worker(stream: Bench) -> None:
     assert "outside what the log holds" in stream.said()
 
 
+@pytest.mark.long
 def test_a_missing_topic_ends_the_worker_with_the_command(stream: Bench) -> None:
     stream.stop()
     admin = KafkaAdminClient(bootstrap_servers=stream.conf.kafka)
@@ -158,6 +162,7 @@ def test_a_bad_bundle_is_not_taken_and_the_live_one_stays(stream: Bench) -> None
     assert "not taken" in stream.said()
 
 
+@pytest.mark.long
 def test_a_bundle_of_a_stranger_is_not_taken(stream: Bench, tmp_path: Path) -> None:
     from riskflow.keys import load_private_key
     from riskflow.registry import Registry
@@ -172,6 +177,7 @@ def test_a_bundle_of_a_stranger_is_not_taken(stream: Bench, tmp_path: Path) -> N
     assert "not taken" in stream.said()
 
 
+@pytest.mark.long
 def test_without_a_bundle_events_wait_on_kafka(own: tuple[Services, pytest.MonkeyPatch], tmp_path: Path) -> None:
     with bench("nobundle.", tmp_path / "worker.log", own[1]) as made:
         make_keys(made.conf.keys_folder)

@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-POLITE = 5  # training shares the machine with the stream, and the stream goes first
+POLITE = 3  # training shares the machine with the stream, and the stream goes first
 
 
 def main(home: Path) -> None:

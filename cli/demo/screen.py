@@ -55,7 +55,7 @@ class Screen:
             if not self.console.is_terminal:
                 yield
                 return
-            with Live(console=self.console, get_renderable=self._picture, refresh_per_second=2, transient=True) as live:
+            with Live(console=self.console, get_renderable=self._picture, refresh_per_second=1, transient=True) as live:
                 self._live = live
                 yield
         finally:
@@ -95,7 +95,7 @@ def picture(view: View, remark: str) -> Group:
     )  # fmt: skip
     suspects = Table(box=None, padding=(0, 3, 0, 0))
     for name in ("score", "most suspicious", "action", "why"):
-        suspects.add_column(name)
+        suspects.add_column(name, no_wrap=True, overflow="ellipsis")
     for s in view.suspects:
         suspects.add_row(f"{s.score:.3f}", _escaped(s.about), s.action, _escaped("; ".join(s.reasons)))
     return Group("", figures, "", suspects, "", _escaped(remark))

@@ -15,7 +15,7 @@ import psutil
 from ops import process
 from riskflow.settings import PROJECT, settings
 
-SMALL = ("--days", "30", "--customers", "800", "--rate", "100", "--seconds", "10", "--json")
+SMALL = ("--days", "30", "--customers", "800", "--rate", "60", "--seconds", "10", "--json")
 PIPELINE = """
 schedule: null
 span: 14d

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -25,20 +26,28 @@ gates: {average_precision: 0.1, fewest_rows: 500, fewest_frauds: 2}
 """
 
 
-def run_demo(home: Path, *words: str, timeout_s: float) -> tuple[int, dict[str, Any], str]:
-    """Exit code, the summary on the last line, and what was said. A small town has few frauds: its gates are low."""
+def start_demo(home: Path, *words: str) -> subprocess.Popen[str]:
+    """The command in the background. A small town has few frauds, so its gates are low."""
     usecases = home / "usecases"
     shutil.copytree(settings().usecases / "card_fraud", usecases / "card_fraud")
     (usecases / "card_fraud" / "pipeline.yaml").write_text(PIPELINE)
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("RISKFLOW_", "AIRFLOW_"))}
     environment = {**clean, "RISKFLOW_HOME": str(home), "RISKFLOW_USECASES": str(usecases)}
     command = [sys.executable, "-m", "cli.main", "demo", *SMALL, *words]
-    done = subprocess.run(
-        command, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=timeout_s, check=False
-    )
-    lines = done.stdout.strip().splitlines()
-    assert lines, done.stderr[-3000:]
-    return done.returncode, json.loads(lines[-1]), done.stderr
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, cwd=PROJECT, env=environment, stdout=pipe, stderr=pipe, text=True)
+
+
+def run_demo(home: Path, *words: str, timeout_s: float) -> tuple[int, dict[str, Any], str]:
+    """Exit code, the summary on the last line, and what was said."""
+    with start_demo(home, *words) as running:
+        try:
+            out, said = running.communicate(timeout=timeout_s)
+        finally:
+            running.send_signal(signal.SIGTERM)  # on a failure too nothing may stay behind
+    lines = out.strip().splitlines()
+    assert lines, said[-3000:]
+    return running.returncode, json.loads(lines[-1]), said
 
 
 def left_running(home: Path) -> list[str]:

@@ -36,7 +36,8 @@ def follow(airflow: Airflow, usecase: str, run_id: str, tell: Tell) -> dict[str,
 
 def _detail(task: Task) -> str:
     tried = f"try {task.try_number}" if task.try_number > 1 else ""
-    return " ".join(x for x in (task.label, tried, f"{task.duration_s:.1f} s" if task.duration_s else "") if x)
+    label = task.label if task.label != str(task.map_index) else ""  # its number, before it has a name
+    return " ".join(x for x in (label, tried, f"{task.duration_s:.1f} s" if task.duration_s else "") if x)
 
 
 def _why(airflow: Airflow, dag_id: str, run_id: str, tasks: list[Task]) -> str:

@@ -2,6 +2,9 @@
 
 What is measured are out-of-time outputs: those of models that had not seen the validation rows. The models in the
 bundle learned from the whole span, validation rows included; they are what parity and golden rows are checked on.
+
+A champion is compared on validation rows that it had not learned from either. A young one has learned from nearly all
+of them; then both bundles are compared as they stand, since each has seen the rows, and the verdict says so.
 """
 
 from __future__ import annotations
@@ -46,6 +49,18 @@ class Gate:
 
 
 @dataclass(frozen=True)
+class Comparison:
+    """Both on the same rows. Without figures there was nothing to compare with; `basis` says why, or which rows."""
+
+    basis: str
+    version: int | None = None
+    rows: int = 0
+    candidate: dict[str, Any] = field(default_factory=dict)
+    champion: dict[str, Any] = field(default_factory=dict)
+    difference: dict[str, float] = field(default_factory=dict)  # row by row
+
+
+@dataclass(frozen=True)
 class Verdict:
     """All evidence for or against a candidate, as plain JSON."""
 
@@ -53,9 +68,7 @@ class Verdict:
     candidate: str
     gates: list[Gate]
     metrics: dict[str, Any]
-    champion: dict[str, Any] | None = None  # the champion's metrics on the same rows
-    champion_version: int | None = None
-    difference: dict[str, float] | None = None  # row by row against the champion
+    against: Comparison
     race: dict[str, float] = field(default_factory=dict)  # average precision of every candidate
 
     @property
@@ -99,17 +112,12 @@ def judge(
     score = Calibration.of(points)(best.outputs)
     numbers = policy_of(plan).resolve(score, validation.fraud, validation.at_ms)
     figures = {**measure(plan, validation, score, numbers, pipeline.file.top_k), **_sizes(data, validation)}
-    other = _champion(plan, champion, validation, pipeline.file.top_k)
-    gates = [*data_gates(plan, data, validation, pipeline.gates), *_parity(best, pipeline.gates)]
-    gates += [_against(figures, other, pipeline.gates), _varied(score)]
     bundle, golden = _bundle(plan, best, data, validation, points, numbers, figures, about_data, champion)
-    verdict = Verdict(
-        plan.name, best.candidate, [*gates, golden], figures,
-        other.metrics, champion.version if champion else None,
-        None if other.score is None else metrics.difference(score, other.score, numbers["review"], other.review),
-        {t.candidate: t.average_precision for t in raced},
-    )  # fmt: skip
-    return Judged(bundle, verdict)
+    against = compare(plan, pipeline, validation, score, bundle, champion)
+    gates = [*data_gates(plan, data, validation, pipeline.gates), *_parity(best, pipeline.gates)]
+    gates += [_not_worse(figures, against, pipeline.gates), _varied(score), golden]
+    race = {t.candidate: t.average_precision for t in raced}
+    return Judged(bundle, Verdict(plan.name, best.candidate, gates, figures, against, race))
 
 
 def policy_of(plan: Plan) -> Policy:
@@ -184,34 +192,39 @@ def _varied(score: F8) -> Gate:
     return Gate("score_not_constant", distinct >= FEWEST_SCORES, f"{distinct} scores", f"at least {FEWEST_SCORES}")
 
 
-@dataclass(frozen=True)
-class _Champion:
-    metrics: dict[str, Any] | None = None
-    score: F8 | None = None
-    review: float | None = None
-    why_not: str = "there is no champion"
+# ---- beside the champion ---------------------------------------------------------------------------------------------
 
 
-def _champion(plan: Plan, champion: Bundle | None, rows: TrainingSet, top_k: int) -> _Champion:
-    """The champion on the same rows. One that needs features as they no longer are cannot be compared."""
-    if champion is None:
-        return _Champion()
-    nodes = plan.nodes
-    changed = [n for n, print_ in champion.needed.items() if n not in nodes or nodes[n].fingerprint != print_]
+def compare(
+    plan: Plan, pipeline: Pipeline, validation: TrainingSet, score: F8, bundle: Bundle | None, champion: Bundle | None
+) -> Comparison:
+    """Candidate and champion on the same validation rows; `score` are the candidate's out-of-time scores of all."""
+    if champion is None or bundle is None:
+        return Comparison("there is no champion" if champion is None else "the candidate has no bundle")
+    changed = [n for n, print_ in champion.needed.items() if n not in plan.nodes or plan.nodes[n].fingerprint != print_]
     if changed:
-        return _Champion(why_not=f"champion {champion.version} needs {changed[0]!r} as it no longer is")
-    score = Scorer(plan, champion).score(rows.columns).score
-    figures = measure(plan, rows, score, champion.policy, top_k)
-    return _Champion(figures, score, champion.policy["review"])
+        return Comparison(f"champion {champion.version} needs {changed[0]!r} as it no longer is", champion.version)
+    unseen = validation.at_ms > champion.data.get("last_ms", 0)
+    if validation.rows(unseen).frauds >= pipeline.gates.fewest_frauds:
+        rows, score, basis = validation.rows(unseen), score[unseen], "rows that neither had learned from"
+    else:
+        rows, basis = validation, "rows that both bundles had learned from, since the champion is young"
+        score = Scorer(plan, bundle).score(rows.columns).score
+    other = Scorer(plan, champion).score(rows.columns).score
+    figures = [measure(plan, rows, *s, pipeline.file.top_k) for s in ((score, bundle.policy), (other, champion.policy))]
+    moved = metrics.difference(score, other, bundle.policy["review"], champion.policy["review"])
+    return Comparison(basis, champion.version, len(rows), *figures, moved)
 
 
-def _against(figures: Mapping[str, Any], champion: _Champion, gates: Gates) -> Gate:
-    name, mine = "average_precision", figures["ap"]
-    if champion.metrics is None:
-        return Gate(name, mine is not None, mine, f"any: {champion.why_not}")
-    its = champion.metrics["ap"]
+def _not_worse(figures: Mapping[str, Any], against: Comparison, gates: Gates) -> Gate:
+    name = "average_precision"
+    if not against.champion:
+        return Gate(name, figures["ap"] is not None, figures["ap"], f"any: {against.basis}")
+    mine, its = against.candidate["ap"], against.champion["ap"]
     least = gates.average_precision * (its or 0.0)
-    wanted = f"at least {least:.4f} ({gates.average_precision:g} of the champion's {its})"
+    wanted = (
+        f"at least {least:.4f}, {gates.average_precision:g} of the champion's {its} on {against.rows} {against.basis}"
+    )
     return Gate(name, mine is not None and mine >= least, mine, wanted)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from batch.judge import Gate, Judged, Verdict
+from batch.judge import Comparison, Gate, Judged, Verdict
 from riskflow.bundle import Bundle, verify_signature
 from riskflow.errors import RiskflowError
 from riskflow.keys import PublicKeys
@@ -61,7 +61,8 @@ def read_verdict(folder: Path) -> Verdict:
         raise RiskflowError(f"{folder}: nothing was judged there. Run the step `judge` first")
     about = json.loads(path.read_text())
     about.pop("passed")
-    return Verdict(**{**about, "gates": [Gate(**gate) for gate in about["gates"]]})
+    gates = [Gate(**gate) for gate in about["gates"]]
+    return Verdict(**{**about, "gates": gates, "against": Comparison(**about["against"])})
 
 
 def champion_bundle(registry: Registry, public_keys: PublicKeys) -> Bundle | None:

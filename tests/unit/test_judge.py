@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sklearn.dummy import DummyClassifier
+from sklearn.ensemble import RandomForestClassifier
 
 from batch import metrics
 from batch.judge import Judged, judge
@@ -25,7 +26,7 @@ from riskflow.names import Names
 from riskflow.plan import Plan
 from riskflow.registry import Registry
 from riskflow.scoring import Scorer
-from tests.unit.training_cases import DAY, linear, rows, small_plan
+from tests.unit.training_cases import DAY, START, linear, rows, small_plan
 
 # ---- metrics ---------------------------------------------------------------------------------------------------------
 
@@ -159,20 +160,42 @@ def test_an_input_that_is_hardly_ever_known_is_refused() -> None:
     assert "noise 0.9900" in found.verdict.refusal()
 
 
+def early(data: TrainingSet) -> TrainingSet:
+    """What there was before the newest part: what an older champion learned from."""
+    return data.rows(data.at_ms < START + 20 * DAY)
+
+
+def without_amounts(data: TrainingSet) -> TrainingSet:
+    """Amounts that tell nothing."""
+    return TrainingSet({**data.columns, "amount": data.columns["amount"][::-1].copy()}, data.fraud)  # type: ignore[index]
+
+
 def test_a_candidate_below_the_champion_is_refused_and_the_difference_is_told() -> None:
     plan, data = small_plan(), rows()
-    champion = judged(plan, data).bundle
+    champion = judged(plan, early(data)).bundle
     assert champion is not None
-    shuffled = TrainingSet({**data.columns, "amount": data.columns["amount"][::-1].copy()}, data.fraud)  # type: ignore[index]
     span = Span.of(data, 7 * DAY, 4)
-    worse = train(plan, shuffled, span, ["linear"])
+    worse = train(plan, without_amounts(data), span, ["linear"])
     found = judge(plan, pipeline(), data, span.validation(data), worse, champion)
     assert failed(found) == ["average_precision"]
     assert "0.95 of the champion's" in found.verdict.refusal()
-    assert found.verdict.difference is not None
-    assert found.verdict.difference["largest"] > 0
-    assert found.verdict.champion is not None
-    assert found.verdict.champion["alerts_per_day"] is not None
+    against = found.verdict.against
+    assert against.basis == "rows that neither had learned from"
+    assert against.difference["largest"] > 0
+    assert {"alerts_per_day", "ap"} <= against.champion.keys() & against.candidate.keys()
+
+
+def test_a_champion_that_knows_the_rows_by_heart_is_no_better_for_it() -> None:
+    """Trained again at once on the same rows, a forest would lose against itself if only it had to forget them."""
+    plan = small_plan(linear=lambda: RandomForestClassifier(20, random_state=0))
+    data = rows(2500)
+    champion = judged(plan, data).bundle
+    found = judged(plan, data, champion)
+    assert found.verdict.passed, found.verdict.refusal()
+    against = found.verdict.against
+    assert "both bundles had learned from" in against.basis
+    assert against.champion["ap"] > found.verdict.metrics["ap"] / 0.95, "by heart"
+    assert against.difference["largest"] == 0
 
 
 def test_a_champion_with_features_that_have_changed_is_not_compared() -> None:

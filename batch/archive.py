@@ -10,7 +10,7 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -244,8 +244,19 @@ def _drain(
             )
 
 
-def records_of(kafka: str, topic: str, ranges: dict[int, tuple[int, int]], each: Callable[[Record], None]) -> None:
-    """Calls `each` with every record of the ranges, partition by partition in order."""
-    for _, records, _, _ in read_log(kafka, topic, ranges):
-        for record in records:
-            each(record)
+def read_at(kafka: str, topic: str, places: list[tuple[int, int]]) -> dict[tuple[int, int], Record]:
+    """The records at these (partition, offset), where the log still has them."""
+    out: dict[tuple[int, int], Record] = {}
+    consumer = _consumer(kafka)
+    try:
+        for partition, offset in sorted(set(places)):
+            tp = TopicPartition(topic, partition)
+            consumer.assign([tp])
+            if not consumer.beginning_offsets([tp])[tp] <= offset < consumer.end_offsets([tp])[tp]:
+                continue
+            consumer.seek(tp, offset)
+            found = consumer.poll(POLL_MS * 10, max_records=1).get(tp, [])
+            out |= {(partition, r.offset): r for r in found if r.offset == offset}
+    finally:
+        consumer.close()
+    return out

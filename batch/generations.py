@@ -130,6 +130,12 @@ class Generations:
         return fold(self.plan, both, orders, self.records(generation)).records
 
 
+def present_generation(store: Any, generations: Generations) -> int:
+    """The generation that workers use; where Redis was emptied, the newest one that the lake knows."""
+    stored = store.get(generations.names.current_generation)
+    return int(stored) if stored is not None else max([1, *generations.known()])
+
+
 def base(plan: Plan, columns: Columns) -> Columns:
     """What a fold needs of rows: who, when, fields, positions, and features for those that begin at a later stage."""
     positions = [c for e in plan.entities for c in log_columns(e)]

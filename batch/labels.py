@@ -16,7 +16,7 @@ import msgspec
 import polars as pl
 
 from batch import lake
-from batch.archive import archive
+from batch.archive import archive, read_at
 from batch.generations import Generations
 from batch.produce import Outgoing, send
 from riskflow.declare import Feed
@@ -24,6 +24,7 @@ from riskflow.evaluate import ID, KIND
 from riskflow.names import Names
 from riskflow.plan import Plan
 from riskflow.settings import Settings
+from riskflow.state import INTAKE_LOG, INTAKE_PARTITION, ROW_BITS
 
 
 @dataclass
@@ -32,11 +33,10 @@ class Completed:
 
     sent: int = 0
     pending: list[str] = field(default_factory=list)  # ids of labels whose event is not known
-    hashed: int = 0  # their events are known by hashed ids only
 
     def summary(self) -> dict[str, Any]:
         """The same as JSON values."""
-        return {"sent": self.sent, "pending": len(self.pending), "hashed": self.hashed, "unknown": self.pending[:100]}
+        return {"sent": self.sent, "pending": len(self.pending), "unknown": self.pending[:100]}
 
 
 def complete_labels(plan: Plan, conf: Settings, *, fresh: bool = True) -> Completed:
@@ -67,14 +67,12 @@ def _again(plan: Plan, names: Names, conf: Settings, feed: Feed, out: Completed)
     if not len(found):
         return
     events = known_events(plan, names, conf, found[str(feed.about)].unique().to_list())
-    hashed = [e.field for e in plan.usecase.entities if e.hashed]
+    _unhash(plan, names, conf, events)
     for row in found.iter_rows(named=True):
         event = events.get(row[str(feed.about)])
         message = None if event is None else completed(plan, feed, row, event)
         if message is None:
             out.pending.append(row[ID])
-        elif hashed and any(msgspec.json.decode(row[lake.VALUE]).get(e) is None for e in hashed):
-            out.hashed += 1  # the archive has no raw id, and a hash must not be hashed again
         else:
             yield Outgoing(names.feed(feed.name), row[lake.KEY], msgspec.json.encode(message), None)
 
@@ -97,7 +95,7 @@ def completed(plan: Plan, feed: Feed, row: dict[str, Any], event: dict[str, Any]
 def known_events(plan: Plan, names: Names, conf: Settings, ids: list[Any]) -> dict[str, dict[str, Any]]:
     """Entity ids and fields of these events; the row that counted comes before the message, and that before files."""
     wanted = pl.DataFrame({ID: ids}, schema={ID: pl.String})
-    fields = [ID, *plan.entities, *plan.scored.types]
+    fields = [ID, INTAKE_PARTITION, INTAKE_LOG, lake.PARTITION, lake.OFFSET, *plan.entities, *plan.scored.types]
     out: dict[str, dict[str, Any]] = {}
     for frame in _sources(plan, names, conf):
         if len(frame):
@@ -107,8 +105,32 @@ def known_events(plan: Plan, names: Names, conf: Settings, ids: list[Any]) -> di
     return out
 
 
+def _unhash(plan: Plan, names: Names, conf: Settings, events: dict[str, dict[str, Any]]) -> None:
+    """Ids of hashed entities as the event's message has them: the archive has hashes only, and intake hashes again."""
+    hashed = [e.field for e in plan.usecase.entities if e.hashed]
+    if not hashed:
+        return
+    places = {name: _place(event) for name, event in events.items()}
+    known = [p for p in places.values() if p is not None]
+    found = read_at(conf.kafka, names.feed(plan.scored.name), known)
+    for name, event in events.items():
+        place = places[name]
+        record = found.get(place) if place is not None else None
+        message = {} if record is None else msgspec.json.decode(record.value)
+        event.update({field: message.get(field) for field in hashed})
+
+
+def _place(event: dict[str, Any]) -> tuple[int, int] | None:
+    """Where an event's message stands on its topic; events of files stand nowhere."""
+    if event.get(INTAKE_LOG) is not None:
+        return int(event[INTAKE_PARTITION]), int(event[INTAKE_LOG]) >> ROW_BITS
+    if event.get(lake.OFFSET) is not None:
+        return int(event[lake.PARTITION]), int(event[lake.OFFSET])
+    return None
+
+
 def _sources(plan: Plan, names: Names, conf: Settings) -> Iterator[pl.DataFrame]:
-    wanted = [KIND, ID, *plan.entities, *plan.scored.types]
+    wanted = [KIND, ID, INTAKE_PARTITION, INTAKE_LOG, *plan.entities, *plan.scored.types]
     rows = lake.read_topic(conf.lake_folder, names.rows, wanted)
     yield lake.with_words(plan.scored, rows.filter(pl.col(KIND) == 0)) if len(rows) else rows
     yield lake.read_events(plan, names, conf.lake_folder)

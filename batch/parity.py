@@ -18,9 +18,8 @@ from numpy.typing import NDArray
 
 from batch import lake
 from batch.fold import Folded, fold, stage_orders
-from batch.generations import Generations
+from batch.generations import Generations, present_generation
 from batch.parked import Parked, parked_messages, read_parked
-from batch.rebuild import present_generation
 from batch.replay import Records
 from batch.topics import Cluster, stages
 from batch.unfinished import full, keys, on_logs

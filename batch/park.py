@@ -14,8 +14,8 @@ from typing import Any
 import redis
 
 from batch.archive import read_log
-from batch.generations import Generations
-from batch.rebuild import present_generation, wait_until_stopped
+from batch.generations import Generations, present_generation
+from batch.rebuild import wait_until_stopped
 from batch.topics import Cluster, stages
 from riskflow.columns import decode, n_rows
 from riskflow.errors import NotReady, RiskflowError

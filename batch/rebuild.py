@@ -26,7 +26,7 @@ from kafka.errors import KafkaError
 from batch import topics as batch_topics
 from batch.archive import archive
 from batch.fold import Folded, features_before, fold, stage_orders
-from batch.generations import ARCHIVE, FILES, Generations, Start, base
+from batch.generations import ARCHIVE, FILES, Generations, Start, base, present_generation
 from batch.history import history_columns
 from batch.importer import read_table
 from batch.lake import CARRIED, read_topic
@@ -34,7 +34,7 @@ from batch.parked import Parked, parked_messages, read_parked
 from batch.produce import producer
 from batch.replay import Records, replay
 from batch.topics import Cluster, check_redis
-from batch.unfinished import HalfSent, Taken, full, keys, on_logs
+from batch.unfinished import HalfSent, Taken, full, on_logs
 from riskflow.columns import Columns, Text, concat, encode, n_rows, partition_of, take
 from riskflow.declare import Feed
 from riskflow.errors import NotReady, RiskflowError
@@ -92,12 +92,6 @@ def rebuild(
         _drop(store, plan, job.old)
     out.seconds = time.monotonic() - started
     return out
-
-
-def present_generation(store: Any, generations: Generations) -> int:
-    """The generation that workers use; where Redis was emptied, the newest one that the lake knows."""
-    stored = store.get(generations.names.current_generation)
-    return int(stored) if stored is not None else max([1, *generations.known()])
 
 
 def members(cluster: Cluster, group: str) -> list[str]:
@@ -497,4 +491,4 @@ def _drop(store: Any, plan: Plan, old: Names) -> None:
         store.unlink(key)
 
 
-__all__ = ["Rebuilt", "keys", "present_generation", "rebuild", "write_hashes"]
+__all__ = ["Rebuilt", "members", "rebuild", "wait_until_stopped"]

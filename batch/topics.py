@@ -11,6 +11,7 @@ from kafka import KafkaConsumer, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient, NewTopic
 from kafka.errors import KafkaError
 
+from batch.generations import Generations, present_generation
 from riskflow.errors import NotReady
 from riskflow.names import Names
 from riskflow.plan import Plan
@@ -109,10 +110,12 @@ def make(plan: Plan, conf: Settings, partitions: int | None = None) -> Made:
     """Topics and heads of the current generation; raises NotReady where a head is missing and its log is not new."""
     store = redis.Redis.from_url(conf.redis_url)
     check_redis(store, conf.redis_url)
-    generation = int(store.get(Names(plan.name, prefix=conf.topic_prefix).current_generation) or 1)
-    names = Names(plan.name, generation, conf.topic_prefix)
+    generations = Generations(plan, Names(plan.name, prefix=conf.topic_prefix), conf.lake_folder)
+    generation = present_generation(store, generations)
+    names = generations.at(generation)
     with Cluster(conf.kafka) as cluster:
         made = cluster.make(wanted_topics(plan, names, partitions or conf.partitions), conf.replication)
+        _check_not_emptied(plan, names, store, generation in generations.known())
         heads, kept = _make_heads(plan, names, cluster, store)
     store.setnx(names.current_generation, generation)
     return Made(made, heads, kept)
@@ -124,6 +127,15 @@ def stages(plan: Plan, names: Names) -> Iterator[tuple[str, str, bool]]:
         yield feed.name, names.feed(feed.name), False
     for entity in plan.entities:
         yield entity, names.by(entity), True
+
+
+def _check_not_emptied(plan: Plan, names: Names, store: Any, rebuilt: bool) -> None:
+    """A generation that a rebuild made began with records, so heads without them would begin from nothing."""
+    if rebuilt and not store.exists(names.head(plan.entities[0], 0)):
+        raise NotReady(
+            f"generation {names.generation} of {plan.name} began with records, and Redis has none of its heads: it was "
+            f"emptied or is another one. Run `riskflow rebuild {plan.name}`."
+        )
 
 
 def _make_heads(plan: Plan, names: Names, cluster: Cluster, store: Any) -> tuple[int, int]:

@@ -46,8 +46,6 @@ def labels(usecase: Usecase = "card_fraud", as_json: Json = False) -> None:
     print(f"{done.sent} labels completed and sent, {len(done.pending)} wait for an event that is not known")
     for name in done.pending[:20]:
         print(f"  {name}")
-    if done.hashed:
-        print(f"{done.hashed} need ids that are kept as hashes only: their sender must name the ids")
 
 
 def parity(

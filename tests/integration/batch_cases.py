@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from batch import topics as batch_topics
+from batch.generations import Generations, present_generation
 from batch.produce import Outgoing, send
-from batch.rebuild import present_generation
 from batch.topics import Cluster, stages
 from riskflow.names import Names
 from riskflow.plan import Plan
@@ -91,8 +91,6 @@ def wait_until(what: Callable[[], bool], seconds: float = ANSWER_S) -> None:
 
 
 def names_now(plan: Plan) -> Names:
-    from batch.generations import Generations
-
     bare = support.names_of(plan)
     generations = Generations(plan, bare, settings().lake_folder)
     return generations.at(present_generation(support.store(), generations))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -117,3 +118,36 @@ def test_history_survives_parquet(plan: Plan, lived: Columns, tmp_path: Path) ->
     frame_of(lived).write_parquet(tmp_path / "x.parquet")
     again = pl.read_parquet(tmp_path / "x.parquet")
     assert again["amount"].to_numpy().tobytes() == np.asarray(lived["amount"]).tobytes()
+
+
+def test_with_one_entity_what_is_left_goes_on_as_intake_would_have_sent_it(plan: Plan, lived: Columns) -> None:
+    from batch.parked import Parked
+    from batch.rebuild import _blocks, _known_at_last, _pending
+    from riskflow.columns import concat, decode
+
+    alone = dataclasses.replace(plan, stages=plan.stages[:1], usecase=_first_entity_only(plan))
+    n = len(lived["_kind"])
+    one = take(lived, np.flatnonzero(np.asarray(lived["_part_customer_id"]) == 0))
+    n = len(one["_kind"])
+    copy = take(one, np.array([0]))  # a duplicate that stands in the log between finished rows, and one at its end
+    early = copy | {"_log_customer_id": np.asarray(one["_log_customer_id"])[3:4] + 1, INTAKE_LOG: np.array([1])}
+    rows = concat([take(one, np.arange(n - 30)), take(one, np.arange(n - 30, n)), early])
+    folded = fold(alone, rows, stage_orders(alone, rows, n - 30), {})
+    pending = _pending(alone, rows, folded, n - 30, Parked())
+    assert pending.tolist() == list(range(n - 30, n))  # the early duplicate was decided, it does not come again
+    sent = take(_known_at_last(alone, rows, folded), pending)
+    blocks = [decode(b) for b in _blocks(alone, sent, 0)]
+    last: dict[str, int] = {}
+    for columns, meta in blocks:
+        assert meta["after"] == last.get(meta["source"], -1)
+        last[meta["source"]] = int(np.asarray(columns[INTAKE_LOG])[-1])
+    ids: list[str | None] = []
+    for columns, _ in blocks:
+        names: Any = columns["_id"]
+        ids += names.strings()
+    wanted: Any = rows["_id"]
+    assert ids == wanted.take(pending).strings()
+
+
+def _first_entity_only(plan: Plan) -> Any:
+    return dataclasses.replace(plan.usecase, entities=plan.usecase.entities[:1])

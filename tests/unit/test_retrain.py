@@ -1,0 +1,130 @@
+"""The steps of a retraining on a lake: files of a first start and streamed rows are one history."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from batch import lake, retrain
+from batch.generations import FILES, Generations, Start
+from batch.history import history_columns
+from batch.replay import replay
+from batch.retrain import CheckFailed, Run
+from batch.simulate import Delays, Shares, simulate
+from batch.training_set import TrainingSet
+from cli.common import load_plan
+from riskflow.columns import Columns, Text, n_rows, take
+from riskflow.evaluate import ID, TIME
+from riskflow.names import Names
+from riskflow.settings import load
+from riskflow.state import INTAKE_LOG, INTAKE_PARTITION, log_columns
+
+DAY = 86_400_000
+START = 1_767_225_600_000
+DAYS = 50
+
+
+@dataclass(frozen=True)
+class Lake:
+    """A use case whose first 30 days came from files and whose last 20 were streamed, as one partition."""
+
+    home: Path
+    whole: Columns  # all rows with features, replayed in one go
+
+    def run(self, name: str = "tried", **pipeline: str) -> Run:
+        import msgspec
+
+        run = Run.of(load_plan("card_fraud"), load(home=self.home), name)
+        file = msgspec.structs.replace(run.pipeline.file, **{"span": "21d", "maturity": "7d", **pipeline})
+        gates = msgspec.structs.replace(file.gates, fewest_rows=500, highest_label_rate=0.3)
+        return Run(run.plan, type(run.pipeline)(msgspec.structs.replace(file, gates=gates)), run.conf, run.name)
+
+
+@pytest.fixture(scope="module")
+def archived(tmp_path_factory: pytest.TempPathFactory) -> Lake:
+    home = tmp_path_factory.mktemp("home")
+    plan = load_plan("card_fraud")
+    shares = Shares(stolen_card=0.03, compromised_terminal=0.03, card_testing=0.0)
+    delays = Delays(chargeback_median_ms=2 * DAY, genuine_ms=3 * DAY)
+    world = simulate(3, START, DAYS, 120, 60, shares=shares, delays=delays)
+    rows = history_columns(plan, {"events": world.events, "labels": world.labels})
+    rows = take(rows, np.flatnonzero(np.asarray(rows[TIME]) < START + DAYS * DAY))
+    first = int((np.asarray(rows[TIME]) < START + 30 * DAY).sum())
+    before = replay(plan, take(rows, np.arange(first)))
+    after = replay(plan, take(rows, np.arange(first, n_rows(rows))), records=before.records)
+    names = Names("card_fraud")
+    generations = Generations(plan, names, home / "lake")
+    layout = plan.layout_fingerprint
+    generations.write(Start(1, FILES, layout=layout), before.records, None, take(rows, np.arange(first)))
+    write_rows(home / "lake", names, after.columns, plan.entities)
+    return Lake(home, replay(plan, rows).columns)
+
+
+def write_rows(folder: Path, names: Names, columns: Columns, entities: tuple[str, ...]) -> None:
+    """One file of the rows topic, as `archive` writes it."""
+    n = n_rows(columns)
+    numbers, zeros = np.arange(n, dtype=np.int64), np.zeros(n, np.int32)
+    places = {name: value for e in entities for name, value in zip(log_columns(e), (numbers, zeros), strict=True)}
+    stamped: Any = {
+        **columns, **places, INTAKE_LOG: numbers, INTAKE_PARTITION: zeros, lake.PARTITION: zeros,
+        lake.OFFSET: numbers, lake.ROW: zeros, lake.EPOCH: numbers * 0, lake.BROKER_MS: columns[TIME],
+    }  # fmt: skip
+    path = folder / names.rows / "date=2026-02-01" / lake.part_name(0, 0, n - 1)
+    path.parent.mkdir(parents=True)
+    lake.frame_of(stamped).write_parquet(path)
+
+
+def ids(columns: Columns) -> list[str | None]:
+    column = columns[ID]
+    assert isinstance(column, Text)
+    return column.strings()
+
+
+def test_files_and_streamed_rows_get_the_features_of_one_history(archived: Lake) -> None:
+    run = archived.run()
+    found = retrain.with_features(run)
+    assert ids(found) == ids(archived.whole)
+    for name in run.plan.features:
+        np.testing.assert_array_equal(found[name], archived.whole[name], err_msg=name)
+
+
+def test_the_span_ends_where_the_newest_row_is_mature(archived: Lake) -> None:
+    run = archived.run()
+    about = retrain.replay_frame(run)
+    data = TrainingSet.read(run.folder / retrain.FRAME)
+    newest = int(np.asarray(archived.whole[TIME]).max())
+    assert data.at_ms.max() <= newest - 7 * DAY
+    assert data.at_ms.min() > newest - 28 * DAY
+    assert about["rows"] == len(data) == len(set(ids(data.columns)))
+    assert 0 < data.rate < 0.2
+
+
+def test_the_steps_hand_over_files_to_the_verdict(archived: Lake) -> None:
+    run = archived.run("scheduled__2026-02-20T03:00:00+00:00")
+    assert ":" not in run.name
+    retrain.check(run)
+    retrain.replay_frame(run)
+    summary = retrain.train(run, "logistic_regression")
+    assert summary["candidate"] == "logistic_regression"
+    verdict = retrain.judge_run(run, alone=True)
+    assert verdict["race"].keys() == {"logistic_regression"}
+    assert (run.folder / retrain.BUNDLE).is_file()
+    assert json.loads((run.folder / "verdict.json").read_text())["candidate"] == "logistic_regression"
+
+
+def test_a_lake_without_rows_or_frauds_is_refused_before_training(archived: Lake, tmp_path: Path) -> None:
+    with pytest.raises(CheckFailed, match="holds no rows"):
+        retrain.check(Run.of(load_plan("card_fraud"), load(home=tmp_path), "tried"))
+    with pytest.raises(CheckFailed, match=r"rows: found 0, wanted at least 500; frauds: found 0"):
+        retrain.check(archived.run(maturity="60d"))
+
+
+def test_steps_in_the_wrong_order_say_which_comes_first(archived: Lake) -> None:
+    run = archived.run("empty")
+    with pytest.raises(retrain.RiskflowError, match="Run the step `replay` first"):
+        retrain.train(run, "logistic_regression")

@@ -53,6 +53,7 @@ def retrain(stage: Stage) -> str:
     stage.ending.callback(command.stop)
     watch(stage, lambda: not command.running(), RETRAIN_S, "the retraining")
     stage.published = command.result()
+    stage.screen.remark("")
     stage.facts["second bundle"] = figures(stage.published)
     return stage.facts["second bundle"]
 

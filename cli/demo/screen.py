@@ -44,7 +44,7 @@ class Screen:
     def remark(self, line: str) -> None:
         """What happens beside the stream; it stands under the live table."""
         self._remark = line
-        if self._live is None:
+        if self._live is None and line:
             self.say(line)
 
     @contextmanager

@@ -22,9 +22,10 @@ from riskflow.plan import Plan
 from riskflow.settings import settings
 from stream import supervise
 from tests import support
-from tests.chaos.world import Message, World
+from tests.chaos.world import Message, Pacer, World
 
 ANSWER_S = 150.0
+PER_S = 150.0
 
 
 @contextmanager
@@ -88,6 +89,27 @@ def wait_until(what: Callable[[], bool], seconds: float = ANSWER_S) -> None:
     while not what():
         assert time.monotonic() < until, "it took too long"
         time.sleep(0.1)
+
+
+def killed_while_messages_come(plan: Plan, world: World, log: Path, point: str) -> None:
+    """Sends a world at a steady rate and ends the worker at a named point, with rows between its stages."""
+    names = names_now(plan)
+    with Cluster(settings().kafka) as cluster:
+        partitions = cluster.topics()[names.scores][1]
+
+        def scores() -> int:
+            return sum(end for _, end in cluster.log_ranges({names.scores: partitions}).values())
+
+        before = scores()
+        produce(world.messages[:100])
+        pacer = Pacer(World(world.messages[100:]), settings().kafka, settings().topic_prefix, plan.name, PER_S)
+        with worker(log, RISKFLOW_KILL_AT=point) as process:
+            wait_until(lambda: scores() > before)
+            pacer.start()
+            process.wait(ANSWER_S)
+        pacer.join()
+        assert pacer.error is None
+    assert process.returncode == -signal.SIGKILL
 
 
 def names_now(plan: Plan) -> Names:

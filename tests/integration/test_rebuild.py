@@ -76,16 +76,14 @@ def test_another_number_of_partitions(lived: tuple[Plan, list[World], Path]) -> 
     assert done.generation == 4
 
 
-@pytest.mark.parametrize(("point", "emptied"), [("after_send:5", False), ("after_commit:6", True)])
+@pytest.mark.parametrize(("point", "emptied"), [("after_send:40", False), ("after_commit:50", True)])
 def test_what_was_on_its_way_is_neither_lost_nor_counted_twice(
     lived: tuple[Plan, list[World], Path], point: str, emptied: bool
 ) -> None:
     plan, worlds, log = lived
     world = cases.renamed(make_world(700, seed=6, customers=40, terminals=20), f"{len(worlds)}-")
     worlds.append(world)
-    cases.produce(world.messages)
-    with cases.worker(log, RISKFLOW_KILL_AT=point) as process:
-        process.wait(150)
+    cases.killed_while_messages_come(plan, world, log, point)
     if emptied:
         empty_redis(plan)
     done = rebuild(plan, settings(), partitions=2 if emptied else 4)

@@ -34,7 +34,9 @@ class Replayed:
     conflicts: int = 0
 
 
-def replay(plan: Plan, columns: Columns, orders: list[Order] | None = None, records: dict[str, Records] | None = None) -> Replayed:
+def replay(
+    plan: Plan, columns: Columns, orders: list[Order] | None = None, records: dict[str, Records] | None = None
+) -> Replayed:
     """Folds rows through every stage.
 
     columns: ids, times and declared fields (riskflow.evaluate). orders: for each stage, the row numbers of `columns` in

@@ -15,7 +15,7 @@ def register(app: typer.Typer) -> None:
 def demo(
     days: Annotated[int, typer.Option(min=20, help="of history")] = 90,
     customers: Annotated[int, typer.Option(min=100, help="of the invented town; each pays about twice a day")] = 2_000,
-    rate: Annotated[float, typer.Option(min=1, help="events a second")] = 300.0,
+    rate: Annotated[float, typer.Option(min=1, help="events a second")] = 200.0,
     seconds: Annotated[int, typer.Option(min=1, help="shortest time that events stream")] = 60,
     seed: int = 7,
     airflow: Annotated[bool, typer.Option("--airflow/--no-airflow", help="retrain through Airflow")] = True,

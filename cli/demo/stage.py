@@ -29,7 +29,7 @@ class Options:
     usecase: str = "card_fraud"
     days: int = 90
     customers: int = 2_000
-    rate: float = 300.0
+    rate: float = 200.0
     seconds: int = 60
     seed: int = 7
     airflow: bool = True

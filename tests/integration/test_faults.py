@@ -33,12 +33,14 @@ pytestmark = [pytest.mark.services, pytest.mark.timeout(400)]
 @pytest.fixture(scope="module")
 def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Services, pytest.MonkeyPatch]]:
     """Kafka and Redis of this module alone."""
-    home = tmp_path_factory.mktemp("faults")
-    with local.running(home, airflow=False, usual_ports=False) as found, pytest.MonkeyPatch.context() as patch:
-        for name, value in found.environment().items():
-            patch.setenv(name, value)
-        settings.cache_clear()
-        yield found, patch
+    with pytest.MonkeyPatch.context() as patch:
+        for service in local.SERVICES.values():  # addresses of the other tests' services are not for these
+            patch.delenv(service.variable, raising=False)
+        with local.running(tmp_path_factory.mktemp("faults"), airflow=False, usual_ports=False) as found:
+            for name, value in found.environment().items():
+                patch.setenv(name, value)
+            settings.cache_clear()
+            yield found, patch
     settings.cache_clear()
 
 

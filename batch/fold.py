@@ -41,13 +41,12 @@ def stage_orders(
     """For each stage the rows that take part, in order: recorded positions first, then what is new to its log.
 
     The first `finished` rows are archived ones; of the others, which are on their way, the last stage gets none.
-    stopped: stage -> rows that a person took out of its log.
+    stopped: stage -> rows that a person took out of its log. They are in later ones if they had been sent before.
     """
     orders: list[Numbers] = []
     for k, entity in enumerate(plan.entities):
         order = _stage_order(columns, entity, finished, orders[-1] if orders else np.arange(n_rows(columns)))
-        for stage, rows in (stopped or {}).items():
-            order = order[~np.isin(order, rows)] if stage <= k else order
+        order = order[~np.isin(order, (stopped or {}).get(k, []))]
         orders.append(order[order < finished] if k == len(plan.entities) - 1 else order)
     return orders
 
@@ -67,7 +66,7 @@ def fold(plan: Plan, columns: Columns, orders: list[Numbers], records: dict[str,
 
     A row that is in a later stage's order only brings the features of the stages before it in `columns`.
     """
-    out = Folded(_with_room(plan, columns, orders[0]))
+    out = Folded(_with_room(plan, columns, orders))
     out.records = {e: dict(records.get(e, {})) for e in plan.entities}
     refused = np.zeros(n_rows(columns), np.bool_)
     for stage, order in zip(plan.stages, orders, strict=True):
@@ -84,16 +83,17 @@ def features_before(plan: Plan, stage: int) -> list[str]:
     return [f for f in plan.features if plan.nodes[f].stage < stage]
 
 
-def _with_room(plan: Plan, columns: Columns, first: Numbers) -> Columns:
-    """Base columns, and features that are NaN where the first stage will work them out."""
+def _with_room(plan: Plan, columns: Columns, orders: list[Numbers]) -> Columns:
+    """Base columns, and features that are NaN where a stage will work them out."""
     base = [KIND, ID, TIME, *plan.entities, *plan.fields]
     out: Columns = {name: columns[name] for name in base}
     n = n_rows(columns)
     for name in plan.features:
         given: Any = columns.get(name)
         out[name] = np.full(n, np.nan) if given is None else np.array(given, np.float64)
-        out[name][first] = np.nan  # type: ignore[index]
-    out[DEGRADED] = _only(columns.get(DEGRADED), n, first)
+        stage = max(0, plan.nodes[name].stage)
+        out[name][orders[stage] if stage < len(orders) else []] = np.nan  # type: ignore[index]
+    out[DEGRADED] = _only(columns.get(DEGRADED), n, orders[0])
     return out
 
 

@@ -123,10 +123,12 @@ class Generations:
 
     def records_after(self, generation: int, carried: Columns | None) -> dict[str, Records]:
         """The records at the end of a generation: its rows, and in all stages but the last those it left unfinished."""
+        from batch.parked import read_parked
+
         rows = base(self.plan, self.rows(generation))
         finished = len(rows[KIND])
         both = concat([rows, base(self.plan, carried)]) if carried is not None else rows
-        orders = stage_orders(self.plan, both, finished)
+        orders = stage_orders(self.plan, both, finished, read_parked(self, generation).stopped(self.plan, both))
         return fold(self.plan, both, orders, self.records(generation)).records
 
 

@@ -31,6 +31,8 @@ from riskflow.plan import Plan
 from riskflow.settings import Settings
 from riskflow.state import INTAKE_LOG, INTAKE_PARTITION, ROW_BITS, log_columns
 
+Stopped = dict[int, NDArray[np.int64]]
+
 
 @dataclass
 class Feature:
@@ -123,7 +125,7 @@ class _Job:
         rows = concat([rows, found]) if found is not None else rows
         folded = self._fold(rows, n_rows(finished), parked)
         out = Parity(self.names.generation, n_rows(finished), order_errors=order_errors(self.plan, rows))
-        self._compare(out, frame, finished, folded, since_ms)
+        self._compare(out, frame, finished, folded, since_ms, parked.stopped(self.plan, rows))
         self._account(out, rows, folded, n_rows(finished), parked)
         return out
 
@@ -134,12 +136,19 @@ class _Job:
         return folded
 
     def _compare(
-        self, out: Parity, frame: pl.DataFrame, archived: Columns, folded: Folded, since_ms: int | None
+        self,
+        out: Parity,
+        frame: pl.DataFrame,
+        archived: Columns,
+        folded: Folded,
+        since_ms: int | None,
+        stopped: Stopped,
     ) -> None:
         n = n_rows(archived)
         came = np.zeros(n, np.bool_)
         came[folded.passed[-1]] = True
-        out.extra_rows = n - int(came.sum())
+        taken_out = stopped.get(len(self.plan.stages) - 1, np.zeros(0, np.int64))  # after it was sent, before a commit
+        out.extra_rows = len(np.setdiff1d(np.flatnonzero(~came), taken_out))
         if since_ms is not None and n:
             came &= (frame[lake.BROKER_MS] >= since_ms).to_numpy()
         for name in self.plan.features:

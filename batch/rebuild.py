@@ -395,8 +395,7 @@ def _pending(plan: Plan, rows: Columns, folded: Folded, finished: int, parked: P
     for p in np.unique(part[:finished]).tolist():
         last[p] = int(log[:finished][part[:finished] == p].max())
     before = _before_last(plan, rows, folded)
-    stopped = parked.stopped(plan, rows)
-    taken_out = np.concatenate([np.zeros(0, np.int64), *stopped.values()])
+    taken_out = parked.stopped(plan, rows).get(len(plan.stages) - 1, np.zeros(0, np.int64))
     open_ = [r for r in before.tolist() if r >= finished and (part[r] < 0 or log[r] > last.get(int(part[r]), -1))]
     chosen = np.setdiff1d(np.array(open_, np.int64), taken_out)
     rank = np.empty(n_rows(rows), np.int64)
@@ -407,11 +406,11 @@ def _pending(plan: Plan, rows: Columns, folded: Folded, finished: int, parked: P
 
 
 def _before_last(plan: Plan, rows: Columns, folded: Folded) -> Any:
-    """Rows that reached the last stage: what the stage before let through, and what an earlier generation carried."""
+    """Rows that reached the last stage: what the stage before let through, and what is on its log in any case."""
     if len(plan.stages) == 1:
         return np.arange(n_rows(rows))
-    part = np.asarray(rows[log_columns(plan.entities[-2])[1]])
-    return np.concatenate([folded.passed[-2], np.flatnonzero(part == CARRIED)])
+    passed, part = folded.passed[-2], np.asarray(rows[log_columns(plan.entities[-1])[1]])
+    return np.concatenate([passed, np.setdiff1d(np.flatnonzero(part >= 0), passed)])
 
 
 def _known_at_last(plan: Plan, rows: Columns, folded: Folded) -> Columns:

@@ -25,7 +25,7 @@ from tests import support
 from tests.chaos.world import Message, Pacer, World
 
 ANSWER_S = 150.0
-PER_S = 150.0
+PER_S = 200.0
 
 
 @contextmanager
@@ -120,12 +120,18 @@ def names_now(plan: Plan) -> Names:
 
 def at_rest(plan: Plan) -> bool:
     """Every stage has applied all of its log."""
+    return not behind(plan)
+
+
+def behind(plan: Plan) -> list[tuple[str, int, int]]:
+    """(stage, partition, position) of every head that is not at its log's end."""
     names, store = names_now(plan), support.store()
     with Cluster(settings().kafka) as cluster:
         there = cluster.topics()
         ranges = cluster.log_ranges({t: there[t][1] for _, t, _ in stages(plan, names)})
-    heads = [(names.head(s, p), ranges[t, p][1]) for s, t, _ in stages(plan, names) for p in range(there[t][1])]
-    return all(int(store.hget(key, "position") or -1) == end for key, end in heads)
+    heads = [(s, p, ranges[t, p][1]) for s, t, _ in stages(plan, names) for p in range(there[t][1])]
+    found = [(s, p, int(store.hget(names.head(s, p), "position") or -1), end) for s, p, end in heads]
+    return [(s, p, position) for s, p, position, end in found if position != end]
 
 
 def run_until_done(plan: Plan, log: Path) -> None:

@@ -142,3 +142,27 @@ def test_park_keeps_what_it_takes_out_and_refuses_what_is_not_there(lived: tuple
     finally:
         support.store().hset(head, "position", position)
         support.store().hdel(head, "parked")
+
+
+def test_a_parked_block_is_shown_and_the_rest_stays_exact(lived: tuple[Plan, World, Path]) -> None:
+    from batch.park import park
+    from batch.rebuild import rebuild
+
+    plan, _, log = lived
+    world = cases.renamed(make_world(500, seed=4, customers=60, terminals=20), "p-")
+    cases.killed_while_messages_come(plan, world, log, "after_send:30")
+    stage, partition, offset = [x for x in cases.behind(plan) if x[0] in plan.entities][-1]
+    done = park(plan, settings(), stage, partition, offset)
+    assert done.rows > 0
+    cases.run_until_done(plan, log)
+    archive(plan, settings())
+    assert parity(plan, settings(), records=True).equal
+    names, folder = support.names_of(plan), settings().lake_folder
+    rejected = lake.read_topic(folder, names.rejected).filter(pl.col("error_type") == "parked")
+    taken_out = {json.loads(v)["id"] for v in rejected["_value"]}
+    assert 0 < len(taken_out) <= done.rows
+    left = {i for i in cases.row_ids(plan) if i.startswith("p-")}
+    assert left | taken_out == set(cases.expected_ids(world))  # both, where it had been sent before it was taken out
+    known = cases.records(plan, cases.names_now(plan))
+    rebuild(plan, settings())
+    assert cases.records(plan, cases.names_now(plan)) == known

@@ -17,7 +17,6 @@ from batch.rebuild import rebuild
 from batch.replay import replay
 from batch.simulate import simulate
 from batch.simulate.files import write
-from batch.topics import Cluster
 from ops.local import Services
 from riskflow.errors import NotReady, RiskflowError
 from riskflow.plan import Plan
@@ -81,7 +80,7 @@ def test_what_was_on_its_way_is_neither_lost_nor_counted_twice(
     lived: tuple[Plan, list[World], Path], point: str, emptied: bool
 ) -> None:
     plan, worlds, log = lived
-    world = cases.renamed(make_world(700, seed=6, customers=40, terminals=20), f"{len(worlds)}-")
+    world = cases.renamed(make_world(500, seed=6, customers=40, terminals=20), f"{len(worlds)}-")
     worlds.append(world)
     cases.killed_while_messages_come(plan, world, log, point)
     if emptied:
@@ -136,7 +135,7 @@ def _forget(folder: Path) -> None:
     shutil.rmtree(folder)
 
 
-def test_a_first_start_on_files(services: Services, tmp_path: Path) -> None:
+def test_a_first_start_on_files(services: Services, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with cases.prefixed("files."):
         plan = support.plan_of()
         world = simulate(4, 1_790_000_000_000, days=8, customers=60, terminals=20)
@@ -152,7 +151,11 @@ def test_a_first_start_on_files(services: Services, tmp_path: Path) -> None:
         more = cases.renamed(make_world(200, seed=9, customers=40, terminals=20), "f-")
         cases.produce(more.messages)
         log = tmp_path / "worker.log"
-        cases.run_until_done(plan, log)
+        monkeypatch.setattr("batch.rebuild.MEMBERS_LEAVE_S", 0.5)
+        with cases.worker(log):
+            cases.wait_until(lambda: cases.at_rest(plan))
+            with pytest.raises(NotReady, match="are running"):
+                rebuild(plan, settings())
         archive(plan, settings())
         assert parity(plan, settings(), records=True).equal
         with pytest.raises(RiskflowError, match="for a first start"):
@@ -160,15 +163,3 @@ def test_a_first_start_on_files(services: Services, tmp_path: Path) -> None:
         before = cases.records(plan, cases.names_now(plan))
         rebuild(plan, settings())
         assert cases.records(plan, cases.names_now(plan)) == before
-
-
-def test_a_running_worker_is_named(lived: tuple[Plan, list[World], Path]) -> None:
-    from batch import rebuild as module
-
-    plan, _, log = lived
-    with pytest.MonkeyPatch.context() as patch, cases.worker(log):
-        patch.setattr(module, "MEMBERS_LEAVE_S", 0.5)
-        with Cluster(settings().kafka) as cluster:
-            cases.wait_until(lambda: bool(module.members(cluster, cases.names_now(plan).group)))
-        with pytest.raises(NotReady, match="are running"):
-            rebuild(plan, settings())

@@ -62,7 +62,7 @@ class Decoder:
             raise EventRejected("null_value", "the record has no value; send the event as JSON")
         if len(value) > MAX_BYTES:
             raise EventRejected("too_large", f"{len(value)} bytes, at most {MAX_BYTES} are taken")
-        if value.count(b'":') > MAX_FIELDS or value.count(b"{") + value.count(b"[") > MAX_DEPTH:
+        if value.count(b":") > MAX_FIELDS or value.count(b"{") + value.count(b"[") > MAX_DEPTH:
             _check_shape(value)
         try:
             message = self._decode(value)
@@ -155,6 +155,8 @@ class Decoder:
             raise EventRejected("currency", f"{currency!r} has no declared rate; known are {known}", "$.currency")
         at = list(self.types).index(str(self.feed.money))
         fields[at] = round(fields[at] * self.feed.rates[currency], 2)
+        if math.isinf(fields[at]):
+            raise EventRejected("not_finite", "the converted amount is too large", f"$.{self.feed.money}")
 
     def _default_id(self, message: Any, at_ms: int) -> str:
         parts = [str(getattr(message, str(self.feed.about))), str(getattr(message, "source", None) or ""), str(at_ms)]

@@ -14,6 +14,8 @@ import faust
 import structlog
 from prometheus_client import start_http_server
 from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 
 from riskflow.errors import Leave, NotReady, RiskflowError
 from riskflow.hashkey import read_hash_key
@@ -42,7 +44,8 @@ class Worker:
 
     def __init__(self, plan: Plan, conf: Settings, slot: int) -> None:
         self.plan, self.conf = plan, conf
-        self.redis: Any = Redis.from_url(conf.redis_url, socket_timeout=30, socket_connect_timeout=5)
+        never = Retry(NoBackoff(), 0)  # stream/head.py decides what an unanswered commit means
+        self.redis: Any = Redis.from_url(conf.redis_url, socket_timeout=30, socket_connect_timeout=5, retry=never)
         self.names = Names(plan.name, generation(conf, plan.name), conf.topic_prefix)
         self.worker = f"{socket.gethostname()}/{slot}"
         self.app = make_faust(self.names, conf, slot)

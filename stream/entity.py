@@ -68,7 +68,12 @@ class EntityStage:
         """The rows not applied before, block by block; those of a block that was parked by hand are rejected."""
         fresh = []
         for record in records:
-            columns = blocks.received(record.value, record.offset, self.name, head.partition, applied)
+            try:
+                columns = blocks.received(record.value, record.offset, self.name, head.partition, applied)
+            except (TypeError, ValueError, KeyError):
+                if record.offset not in head.parked:
+                    raise
+                continue  # not one of our blocks: it holds no rows, and a missing one of ours shows as a gap
             if columns is not None and record.offset in head.parked:
                 await self._refuse(
                     columns, range(n_rows(columns)), "parked", "taken out by hand with `riskflow park`", outbox

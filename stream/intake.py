@@ -22,6 +22,8 @@ from stream.head import Head
 from stream.outbox import Outbox, rejection
 from stream.transport import Producer, Records
 
+REJECTED_BYTES = 1 << 20
+
 
 class Intake:
     """Applies fetches of one feed's topic. Keeps no records: its head alone says how far it is."""
@@ -88,7 +90,8 @@ class Intake:
         metrics.REJECTED.labels(self.plan.name, self.name, error.kind).inc()
         key = f"{self.name}:{head.partition}:{record.offset}".encode()
         headers = rejection(error, self.name, self.topic, head.partition, record.offset)
-        await outbox.send(self.names.rejected, 0, [(key, record.value or b"")], headers)
+        # The whole message stands at its position; a compressed one may be larger than any record here can be.
+        await outbox.send(self.names.rejected, 0, [(key, (record.value or b"")[:REJECTED_BYTES])], headers)
 
 
 def id_texts(column: Any) -> list[str]:

@@ -24,6 +24,7 @@ from stream.transport import Consumer, Fetch, Records
 
 log = structlog.get_logger(__name__)
 LANE_RECORDS = 20_000  # records that may wait in a lane before its partition is not fetched for a while
+LANE_BYTES = 32 * 1024 * 1024
 BATCH_BLOCKS = 64  # fetched blocks of an internal log merged into one batch, at most
 BATCH_BYTES = 4 * 1024 * 1024
 STUCK_STARTS = 3
@@ -50,23 +51,40 @@ class Lane:
         self._something = asyncio.Event()
         self._next = head.position  # the next offset this lane takes in
         self._full = False
+        self._bytes = 0
+        self._asked_again = -1
+        self._singly = head.position + self._batch if head.starts >= STUCK_STARTS else 0  # finds what fails
 
-    def put(self, records: Records) -> None:
-        """Takes records at and after the next offset; those before it were applied or are waiting already."""
+    def put(self, records: Records) -> bool:
+        """Takes records at and after the next offset; those before it were applied or are waiting already.
+
+        False asks for a fetch of a feed to be repeated from the next offset: offsets that a transaction used up are
+        missing again then, and offsets that were only skipped are there.
+        """
         fresh = records if records[0].offset == self._next else [r for r in records if r.offset >= self._next]
         if not fresh:
-            return
+            return True
+        if not self.stage.internal and fresh[0].offset != self._next and self._asked_again != self._next:
+            self._asked_again = self._next
+            return False
         if self.stage.internal and fresh[0].offset != self._next:
             raise Leave(
                 f"stage {self.stage.name!r}, partition {self.tp.partition}: offset {fresh[0].offset} came where "
                 f"{self._next} was expected. If the log lost it (retention, another topic), run `riskflow rebuild`."
             )
         self._waiting.extend(fresh)
+        self._bytes += sum(len(r.value or b"") for r in fresh)
         self._next = fresh[-1].offset + 1
         self._something.set()
-        if len(self._waiting) > LANE_RECORDS and not self._full:
+        if (len(self._waiting) > LANE_RECORDS or self._bytes > LANE_BYTES) and not self._full:
             self._full = True
             self._consumer.on_buffer_full(self.tp)
+        return True
+
+    @property
+    def next_offset(self) -> int:
+        """The offset that the next fetch must begin with."""
+        return self._next
 
     async def run(self, use_case: str) -> None:
         """Applies batches until cancelled."""
@@ -95,13 +113,15 @@ class Lane:
 
     def _take(self) -> Records:
         batch, size = [], 0
-        while self._waiting and len(batch) < self._batch and size < BATCH_BYTES:
+        most = 1 if self.head.position < self._singly else self._batch
+        while self._waiting and len(batch) < most and size < BATCH_BYTES:
             record = self._waiting.popleft()
             size += len(record.value or b"")
             batch.append(record)
+        self._bytes -= size
         if not self._waiting:
             self._something.clear()
-        if self._full and len(self._waiting) < LANE_RECORDS // 2:
+        if self._full and len(self._waiting) < LANE_RECORDS // 2 and self._bytes < LANE_BYTES // 2:
             self._full = False
             self._consumer.on_buffer_drop(self.tp)
         return batch
@@ -138,7 +158,12 @@ class Lanes:
             return
         if records[-1].offset < lane.head.position:
             self._background(self._check_same_topic(tp, lane.head))
-        lane.put(records)
+        if not lane.put(records):
+            self._background(self._read_again(tp, lane.next_offset))
+
+    async def _read_again(self, tp: TP, offset: int) -> None:
+        assert self.consumer is not None
+        await self.consumer.read_from({tp: offset})
 
     async def _check_same_topic(self, tp: TP, head: Head) -> None:
         """Offsets went back: harmless after a seek, a loss when the topic was deleted and made again."""
@@ -158,8 +183,8 @@ class Lanes:
         if new:
             topics: dict[str, TopicInfo] = await self._describe()
             assert self.consumer is not None
-            ranges = await self.consumer.log_range(new)
             heads = await asyncio.gather(*(self._claim(tp) for tp in new))
+            ranges = await self.consumer.log_range(new)  # after the claims: nobody before us can send beyond
             for tp, head in zip(new, heads, strict=True):
                 self._check(tp, head, topics[tp.topic].topic_id, ranges[tp])
                 self._open(tp, head)
@@ -192,7 +217,7 @@ class Lanes:
                 f"{where}: the position {head.position} is outside what the log holds ({first} to {end}). {fix}"
             )
         head.fence = min(end, head.position + (BATCH_BLOCKS if self._stages[tp.topic].internal else self._batch_rows))
-        if head.starts > STUCK_STARTS and head.position < end:
+        if head.starts >= STUCK_STARTS and head.position < end:
             log.error(
                 "started again and again without moving", stage=head.stage, partition=head.partition,
                 offset=head.position, starts=head.starts,

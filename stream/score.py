@@ -11,8 +11,10 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import structlog
 
 from riskflow.columns import Columns, n_rows, take
+from riskflow.errors import BundleRefused
 from riskflow.evaluate import DEGRADED, ID, KIND, TIME
 from riskflow.names import Names
 from riskflow.plan import Plan
@@ -28,6 +30,7 @@ from stream.outbox import Headers, Outbox
 from stream.swap import Live, Swap
 
 ROWS_SOURCE = "rows"
+log = structlog.get_logger(__name__)
 
 
 class Score:
@@ -45,11 +48,22 @@ class Score:
         """Waits for a bundle; pins a new one in the head where that is safe."""
         newest = await self.swap.newest()
         pinned = head.roster.get(CHAMPION)
-        if pinned is not None and (newest.number <= pinned["number"] or head.position < head.fence):
+        if pinned is not None and newest.number <= pinned["number"]:
+            return
+        if pinned is not None and head.position < head.fence and await self._usable(pinned):
             return
         reached("before_swap")
         await head.commit(head.position, roster={CHAMPION: newest.pin, "from": head.position})
         reached("during_swap")
+
+    async def _usable(self, pin: Any) -> bool:
+        """Whether the pinned bundle can still be loaded; if not, a newer champion takes over before the fence."""
+        try:
+            await self.swap.pinned(pin)
+        except BundleRefused as error:
+            log.error("the pinned bundle cannot be used, a newer one takes over", why=str(error))
+            return False
+        return True
 
     async def send(self, head: Head, columns: Columns, sent: dict[str, int], outbox: Outbox) -> None:
         live = await self.swap.pinned(head.roster[CHAMPION])

@@ -69,6 +69,10 @@ class Consumer(driver.Consumer):
         thread: Any = self._thread
         return dict(await thread.log_range(tps))
 
+    async def read_from(self, positions: Mapping[TP, int]) -> None:
+        """Goes back to positions of partitions that are read already."""
+        await self._thread.seek_wait(positions)
+
     async def seek_to_committed(self) -> Mapping[TP, int]:
         """Called by Faust after an assignment: heads are claimed, reading begins at their positions."""
         try:
@@ -87,12 +91,14 @@ class Consumer(driver.Consumer):
         """Puts each partition's records on its agent's channel as one message."""
         try:
             while not (self._stopped.is_set() or fetcher._stopped.is_set()):
-                records, active = await self._wait_next_records(1.0)
+                records, _ = await self._wait_next_records(1.0)
                 if not records or not self.flow_active:
                     await asyncio.sleep(0)
                     continue
                 for tp, found in records.items():
-                    if found and (active is None or tp in active) and tp in self.assignment():
+                    # What was fetched is handed over, even if the partition has become full meanwhile: the
+                    # consumer has moved on and would not bring it again.
+                    if found and tp in self.assignment():
                         await self.callback(Fetch(tp, found))
         except self.consumer_stopped_errors:
             if not self.transport.app.should_stop:

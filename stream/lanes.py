@@ -52,7 +52,7 @@ class Lane:
         self._next = head.position  # the next offset this lane takes in
         self._full = False
         self._bytes = 0
-        self._asked_again = -1
+        self._gap_to: int | None = None  # where the log went on when the next offset was missing
         self._singly = head.position + self._batch if head.starts >= STUCK_STARTS else 0  # finds what fails
 
     def put(self, records: Records) -> bool:
@@ -64,8 +64,7 @@ class Lane:
         fresh = records if records[0].offset == self._next else [r for r in records if r.offset >= self._next]
         if not fresh:
             return True
-        if not self.stage.internal and fresh[0].offset != self._next and self._asked_again != self._next:
-            self._asked_again = self._next
+        if not self.stage.internal and not self._follows(fresh[0].offset):
             return False
         if self.stage.internal and fresh[0].offset != self._next:
             raise Leave(
@@ -80,6 +79,14 @@ class Lane:
             self._full = True
             self._consumer.on_buffer_full(self.tp)
         return True
+
+    def _follows(self, first: int) -> bool:
+        """Whether a fetch of a feed may be taken: it begins at the next offset, or nothing is before it once more."""
+        if first == self._next or first == self._gap_to:
+            self._gap_to = None
+            return True
+        self._gap_to = first if self._gap_to is None else min(first, self._gap_to)
+        return False
 
     @property
     def next_offset(self) -> int:

@@ -15,7 +15,7 @@ import redis
 
 from batch.archive import read_log
 from batch.generations import Generations, present_generation
-from batch.rebuild import wait_until_stopped
+from batch.stopped import wait_until_stopped
 from batch.topics import Cluster, stages
 from riskflow.columns import decode, n_rows
 from riskflow.errors import NotReady, RiskflowError

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,33 +20,32 @@ from typing import Any
 import numpy as np
 import polars as pl
 import redis
-from kafka.errors import KafkaError
 
 from batch import topics as batch_topics
 from batch.archive import archive
-from batch.fold import Folded, features_before, fold, stage_orders
-from batch.generations import ARCHIVE, FILES, Generations, Start, base, present_generation
+from batch.carry import blocks, carried_rows, known_at_last, pending_rows
+from batch.fold import Folded, fold, stage_orders
+from batch.generations import ARCHIVE, FILES, Generations, Start, present_generation
 from batch.history import history_columns
 from batch.importer import read_table
-from batch.lake import CARRIED, read_topic
+from batch.lake import read_topic
 from batch.parked import Parked, parked_messages, read_parked
 from batch.produce import producer
 from batch.replay import Records, replay
+from batch.stopped import members, wait_until_stopped
 from batch.topics import Cluster, check_redis
 from batch.unfinished import HalfSent, Taken, full, on_logs
-from riskflow.columns import Columns, Text, concat, encode, n_rows, partition_of, take
+from riskflow.columns import Columns, Text, concat, n_rows, partition_of, take
 from riskflow.declare import Feed
 from riskflow.errors import NotReady, RiskflowError
-from riskflow.evaluate import DEGRADED, ID, KIND, TIME
+from riskflow.evaluate import ID, KIND
 from riskflow.hashkey import read_hash_key
 from riskflow.names import Names
 from riskflow.plan import Plan
 from riskflow.settings import Settings
-from riskflow.state import BLOCK_ROWS, INTAKE_LOG, INTAKE_PARTITION, ROW_BITS, log_columns, new_head, source_name
+from riskflow.state import INTAKE_LOG, INTAKE_PARTITION, ROW_BITS, new_head
 
-MEMBERS_LEAVE_S = 20.0  # Kafka keeps a stopped worker's place for its session's 10 s
 FIELDS_A_COMMAND, COMMANDS_A_FLUSH = 500, 20
-REBUILD = "rebuild"
 
 
 @dataclass
@@ -92,27 +90,6 @@ def rebuild(
         _drop(store, plan, job.old)
     out.seconds = time.monotonic() - started
     return out
-
-
-def members(cluster: Cluster, group: str) -> list[str]:
-    """Who works in a consumer group now; a worker that was killed is a member until its session ends."""
-    try:
-        found = cluster.admin.describe_groups([group])[group]
-    except KafkaError:
-        return []  # no such group: nobody has ever worked
-    return sorted(str(m.get("group_instance_id") or m["member_id"]) for m in found.get("members") or [])
-
-
-def wait_until_stopped(cluster: Cluster, names: Names) -> None:
-    """Returns when no worker is in the group any more; raises NotReady naming those that stay."""
-    until = time.monotonic() + MEMBERS_LEAVE_S
-    while working := members(cluster, names.group):
-        if time.monotonic() > until:
-            raise NotReady(
-                f"workers of {names.usecase} are running ({', '.join(working)}). Stop them, then run this again; "
-                "events wait on Kafka meanwhile."
-            )
-        time.sleep(0.5)
 
 
 class _Rebuild:
@@ -211,11 +188,11 @@ class _Rebuild:
         orders = stage_orders(self.plan, rows, n, parked.stopped(self.plan, rows))
         folded = fold(self.plan, rows, orders, self.generations.records(old))
         self._make_topics()
-        pending = _pending(self.plan, rows, folded, n, parked)
+        pending = pending_rows(self.plan, rows, folded, n, parked)
         sent_on = self._send_on(rows, folded, pending)
         out = Rebuilt(self.new.generation, ARCHIVE, n, sent_on=sent_on)
         out.rejected = self._reject(taken, rows, folded.conflicts, n)
-        self._write(out, folded.records, taken, made_from=ARCHIVE, carried=_carried(self.plan, rows, folded, n))
+        self._write(out, folded.records, taken, made_from=ARCHIVE, carried=carried_rows(self.plan, rows, folded, n))
         return out
 
     def _need_rows(self) -> None:
@@ -283,7 +260,7 @@ class _Rebuild:
         """Rows that the last stage has not finished, as the stage before it would have sent them."""
         if not len(pending):
             return 0
-        columns = {**take(_known_at_last(self.plan, rows, folded), pending)}
+        columns = {**take(known_at_last(self.plan, rows, folded), pending)}
         last = self.plan.entities[-1]
         ids: Any = columns[last]
         to = partition_of(ids, self.partitions)
@@ -291,7 +268,7 @@ class _Rebuild:
         try:
             for partition in np.unique(to).tolist():
                 part = take(columns, np.flatnonzero(to == partition))
-                for block in _blocks(self.plan, part, partition):
+                for block in blocks(self.plan, part, partition):
                     client.send(self.new.by(last), block, partition=partition)
             client.flush()
         finally:
@@ -388,89 +365,6 @@ def write_hashes(store: Any, hashes: dict[str, list[tuple[bytes, bytes]]]) -> No
     pipe.execute()
 
 
-def _pending(plan: Plan, rows: Columns, folded: Folded, finished: int, parked: Parked) -> Any:
-    """Rows that the last stage must still take, in the order of its log; those new to it come after."""
-    log, part = (np.asarray(rows[c]) for c in log_columns(plan.entities[-1]))
-    last: dict[int, int] = {}
-    for p in np.unique(part[:finished]).tolist():
-        last[p] = int(log[:finished][part[:finished] == p].max())
-    before = _before_last(plan, rows, folded)
-    taken_out = parked.stopped(plan, rows).get(len(plan.stages) - 1, np.zeros(0, np.int64))
-    open_ = [r for r in before.tolist() if r >= finished and (part[r] < 0 or log[r] > last.get(int(part[r]), -1))]
-    chosen = np.setdiff1d(np.array(open_, np.int64), taken_out)
-    rank = np.empty(n_rows(rows), np.int64)
-    rank[before] = np.arange(len(before))
-    there = chosen[part[chosen] >= 0]
-    arriving = chosen[part[chosen] < 0]
-    return np.concatenate([there[np.lexsort((log[there], part[there]))], arriving[np.argsort(rank[arriving])]])
-
-
-def _before_last(plan: Plan, rows: Columns, folded: Folded) -> Any:
-    """Rows that reached the last stage: what the stage before let through, and what is on its log in any case."""
-    if len(plan.stages) == 1:
-        return np.arange(n_rows(rows))
-    passed, part = folded.passed[-2], np.asarray(rows[log_columns(plan.entities[-1])[1]])
-    return np.concatenate([passed, np.setdiff1d(np.flatnonzero(part >= 0), passed)])
-
-
-def _known_at_last(plan: Plan, rows: Columns, folded: Folded) -> Columns:
-    """The columns of a block on the last internal log."""
-    names = [KIND, ID, TIME, *plan.entities, *plan.fields]
-    out = {name: rows[name] for name in (*names, INTAKE_LOG, INTAKE_PARTITION)}
-    last = len(plan.stages) - 1
-    if last == 0:
-        return out
-    for name in features_before(plan, last):
-        out[name] = folded.columns[name]
-    for entity in plan.entities[:-1]:
-        log, part = log_columns(entity)
-        out[log] = np.asarray(rows[log]).astype(np.int64)
-        out[part] = np.full(n_rows(rows), CARRIED, np.int32)
-    return {**out, DEGRADED: folded.columns[DEGRADED]}
-
-
-def _blocks(plan: Plan, columns: Columns, partition: int) -> Iterator[bytes]:
-    """Blocks of one destination, in order. With one entity they come from intake, as they are; else from a rebuild."""
-    if len(plan.stages) == 1:
-        yield from _intake_blocks(plan, columns)
-        return
-    by = log_columns(plan.entities[-2])[0]
-    columns = {**columns, by: np.arange(n_rows(columns), dtype=np.int64)}
-    yield from _cut(columns, source_name(REBUILD, partition), by, -1)
-
-
-def _intake_blocks(plan: Plan, columns: Columns) -> Iterator[bytes]:
-    kinds, parts, logs = (np.asarray(columns[c]) for c in (KIND, INTAKE_PARTITION, INTAKE_LOG))
-    after: dict[str, int] = {}
-    changes = np.flatnonzero((np.diff(kinds) != 0) | (np.diff(parts) != 0)) + 1
-    for run in np.split(np.arange(len(kinds)), changes):
-        source = source_name(plan.usecase.feeds[int(kinds[run[0]])].name, int(parts[run[0]]))
-        yield from _cut(take(columns, run), source, INTAKE_LOG, after.get(source, -1))
-        after[source] = int(logs[run[-1]])
-
-
-def _cut(columns: Columns, source: str, by: str, after: int) -> Iterator[bytes]:
-    for first in range(0, n_rows(columns), BLOCK_ROWS // 4):
-        rows = np.arange(first, min(first + BLOCK_ROWS // 4, n_rows(columns)))
-        yield encode(take(columns, rows), {"source": source, "by": by, "after": after, "epoch": 0})
-        after = int(np.asarray(columns[by])[rows[-1]])
-
-
-def _carried(plan: Plan, rows: Columns, folded: Folded, finished: int) -> Columns | None:
-    """What this generation folded in its first stages and did not finish, with an order for what was on no log."""
-    passed = folded.passed[-2] if len(plan.stages) > 1 else np.zeros(0, np.int64)
-    chosen = passed[passed >= finished]
-    if not len(chosen):
-        return None
-    out = take(base(plan, rows), chosen)
-    for entity in plan.entities[:-1]:
-        log, part = log_columns(entity)
-        nowhere = np.asarray(out[part]) < 0
-        out[log] = np.where(nowhere, (1 << 62) + np.arange(len(chosen)), np.asarray(out[log]))
-        out[part] = np.where(nowhere, 1 << 30, np.asarray(out[part])).astype(np.int32)
-    return out
-
-
 def _refusal(
     names: Names, feed: Feed, partition: int, offset: int, kind: str, detail: str, where: str, stage: str, value: bytes
 ) -> tuple[bytes, bytes, list[tuple[str, bytes]]]:
@@ -488,6 +382,3 @@ def _drop(store: Any, plan: Plan, old: Names) -> None:
     pattern = old.head("*", 0).split(":*:")[0] + ":*"
     for key in list(store.scan_iter(match=pattern, count=1000)):
         store.unlink(key)
-
-
-__all__ = ["Rebuilt", "members", "rebuild", "wait_until_stopped"]

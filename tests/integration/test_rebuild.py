@@ -151,7 +151,7 @@ def test_a_first_start_on_files(services: Services, tmp_path: Path, monkeypatch:
         more = cases.renamed(make_world(200, seed=9, customers=40, terminals=20), "f-")
         cases.produce(more.messages)
         log = tmp_path / "worker.log"
-        monkeypatch.setattr("batch.rebuild.MEMBERS_LEAVE_S", 0.5)
+        monkeypatch.setattr("batch.stopped.MEMBERS_LEAVE_S", 0.5)
         with cases.worker(log):
             cases.wait_until(lambda: cases.at_rest(plan))
             with pytest.raises(NotReady, match="are running"):

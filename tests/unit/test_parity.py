@@ -121,8 +121,8 @@ def test_history_survives_parquet(plan: Plan, lived: Columns, tmp_path: Path) ->
 
 
 def test_with_one_entity_what_is_left_goes_on_as_intake_would_have_sent_it(plan: Plan, lived: Columns) -> None:
+    from batch.carry import blocks, known_at_last, pending_rows
     from batch.parked import Parked
-    from batch.rebuild import _blocks, _known_at_last, _pending
     from riskflow.columns import concat, decode
 
     alone = dataclasses.replace(plan, stages=plan.stages[:1], usecase=_first_entity_only(plan))
@@ -133,16 +133,16 @@ def test_with_one_entity_what_is_left_goes_on_as_intake_would_have_sent_it(plan:
     early = copy | {"_log_customer_id": np.asarray(one["_log_customer_id"])[3:4] + 1, INTAKE_LOG: np.array([1])}
     rows = concat([take(one, np.arange(n - 30)), take(one, np.arange(n - 30, n)), early])
     folded = fold(alone, rows, stage_orders(alone, rows, n - 30), {})
-    pending = _pending(alone, rows, folded, n - 30, Parked())
+    pending = pending_rows(alone, rows, folded, n - 30, Parked())
     assert pending.tolist() == list(range(n - 30, n))  # the early duplicate was decided, it does not come again
-    sent = take(_known_at_last(alone, rows, folded), pending)
-    blocks = [decode(b) for b in _blocks(alone, sent, 0)]
+    sent = take(known_at_last(alone, rows, folded), pending)
+    sent_on = [decode(b) for b in blocks(alone, sent, 0)]
     last: dict[str, int] = {}
-    for columns, meta in blocks:
+    for columns, meta in sent_on:
         assert meta["after"] == last.get(meta["source"], -1)
         last[meta["source"]] = int(np.asarray(columns[INTAKE_LOG])[-1])
     ids: list[str | None] = []
-    for columns, _ in blocks:
+    for columns, _ in sent_on:
         names: Any = columns["_id"]
         ids += names.strings()
     wanted: Any = rows["_id"]

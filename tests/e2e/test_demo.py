@@ -12,6 +12,7 @@ from ops import process
 from tests.e2e.demo_run import check_nothing_lost, left_running, run_demo, start_demo
 
 
+@pytest.mark.long  # `make test` plays the demo once, with Airflow
 @pytest.mark.services
 def test_a_demo_loses_nothing_and_leaves_nothing_running(tmp_path: Path) -> None:
     code, found, said = run_demo(tmp_path, "--no-airflow", timeout_s=280)
@@ -21,6 +22,7 @@ def test_a_demo_loses_nothing_and_leaves_nothing_running(tmp_path: Path) -> None
     assert left_running(tmp_path) == []
 
 
+@pytest.mark.long
 @pytest.mark.services
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_demo_leaves_no_process(tmp_path: Path, number: int) -> None:

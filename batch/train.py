@@ -180,7 +180,7 @@ class Learner:
         factory = self.plan.usecase.models[name].candidates[self._choice(name, candidate)]
         estimator = make(factory, self.plan.model_inputs(name))
         with one_thread():
-            return _on_one_thread(estimator.fit(matrix[rows], self.data.fraud[rows].astype(np.int64)))
+            return _on_one_thread(estimator.fit(_never_empty(matrix[rows]), self.data.fraud[rows].astype(np.int64)))
 
     def _choice(self, name: str, candidate: str) -> str:
         known = self.plan.usecase.models[name].candidates
@@ -201,6 +201,15 @@ def _on_one_thread(estimator: Any) -> Any:
     """Several threads add a forest's trees in any order, so the last bit of its outputs would be left to chance."""
     jobs = [p for p in estimator.get_params() if p.split("__")[-1] == "n_jobs"]
     return estimator.set_params(**dict.fromkeys(jobs, 1))
+
+
+def _never_empty(matrix: Any) -> Any:
+    """A column without any value becomes 0: boosted trees cannot bin it, and there is nothing to learn from it."""
+    empty = np.isnan(matrix).all(axis=0)
+    if empty.any():
+        matrix = matrix.copy()
+        matrix[:, empty] = 0.0
+    return matrix
 
 
 def _check_enough(data: TrainingSet) -> None:

@@ -1,0 +1,140 @@
+"""From an event's arrival at the broker to its score's, at steady rates, beside a bare echo on the same broker.
+
+    .venv/bin/python -m bench.latency [--rates 100 1000 5000] [--seconds 20]
+
+Open loop: the moment an event is due depends on the rate alone, so nothing is hidden when the worker falls behind.
+Both moments are the broker's timestamps (LogAppendTime): one clock, and neither the sender nor the reader is measured.
+The echo reads the events' topic and writes each message to another one: what one hop costs with no work at all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import multiprocessing
+import os
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import aiokafka
+import numpy as np
+import psutil
+from kafka import KafkaConsumer, TopicPartition
+from kafka.admin import KafkaAdminClient, NewTopic
+
+from batch.produce import Outgoing, send
+from batch.topics import BROKER_TIME
+from bench.prepare import prepared
+from riskflow.settings import settings
+from stream import supervise
+
+WARM_S, DRAIN_S = 5.0, 20.0
+ECHO = "bench.echo"
+
+
+def echo(bootstrap: str, source: str) -> None:
+    """A bare aiokafka loop: what is fetched is sent on, message by message."""
+    asyncio.run(_echo(bootstrap, source))
+
+
+async def _echo(bootstrap: str, source: str) -> None:
+    consumer = aiokafka.AIOKafkaConsumer(source, bootstrap_servers=bootstrap, auto_offset_reset="latest")
+    producer = aiokafka.AIOKafkaProducer(bootstrap_servers=bootstrap, acks="all", enable_idempotence=True)
+    async with consumer, producer:
+        while True:
+            for records in (await consumer.getmany(timeout_ms=1000)).values():
+                sent = [await producer.send(ECHO, r.value, r.key) for r in records]
+                await asyncio.gather(*sent)
+
+
+def events(topic: str, rate: int, seconds: float, tag: str) -> Iterator[Outgoing]:
+    """Payments at a steady rate."""
+    rng = np.random.default_rng(7)
+    n = int(rate * seconds)
+    customer, terminal = rng.integers(0, 5_000, n), rng.integers(0, 10_000, n)
+    amount = np.round(rng.gamma(1.0, 50.0, n), 2)
+    for i in range(n):
+        name = f"{tag}-{i}"
+        event = {
+            "event_id": name, "occurred_at": int(time.time() * 1000), "customer_id": f"c{customer[i]}",
+            "terminal_id": f"t{terminal[i]}", "amount": float(amount[i]), "channel": "chip",
+        }  # fmt: skip
+        yield Outgoing(topic, name.encode(), json.dumps(event).encode(), i / rate)
+
+
+def stamps(bootstrap: str, topic: str, tag: str, wanted: int, timeout_s: float) -> dict[bytes, int]:
+    """Broker timestamp of each message whose key has the tag."""
+    consumer = KafkaConsumer(bootstrap_servers=bootstrap)
+    tps = [TopicPartition(topic, p) for p in sorted(consumer.partitions_for_topic(topic))]
+    consumer.assign(tps)
+    consumer.seek_to_beginning(*tps)
+    found: dict[bytes, int] = {}
+    deadline = time.monotonic() + timeout_s
+    while len(found) < wanted and time.monotonic() < deadline:
+        for records in consumer.poll(500, max_records=50_000).values():
+            found |= {r.key: r.timestamp for r in records if r.key and r.key.startswith(tag.encode())}
+    consumer.close()
+    return found
+
+
+def compared(came: dict[bytes, int], left: dict[bytes, int]) -> dict[str, float]:
+    """Percentiles of the time between, in ms; an answer that never came counts as missing."""
+    took = np.array([left[k] - at for k, at in came.items() if k in left] or [np.nan])
+    shares = {f"p{q}_ms": float(np.percentile(took, q)) for q in (50, 95, 99)}
+    return {**shares, "max_ms": float(took.max()), "missing": len(came) - len(set(came) & set(left))}
+
+
+def at_rate(bootstrap: str, names: Any, worker: psutil.Process, rate: int, seconds: float) -> dict[str, Any]:
+    """One rate: a short warm-up that is not measured, then the measured span."""
+    topic = names.feed("events")
+    send(events(topic, rate, WARM_S, f"warm{rate}"), bootstrap)
+    before = worker.cpu_times()
+    done = send(events(topic, rate, seconds, f"run{rate}"), bootstrap)
+    came = stamps(bootstrap, topic, f"run{rate}", int(rate * seconds), DRAIN_S)
+    left = stamps(bootstrap, names.scores, f"run{rate}", len(came), DRAIN_S)
+    after = worker.cpu_times()
+    echoed = stamps(bootstrap, ECHO, f"run{rate}", len(came), DRAIN_S)
+    used = (after.user + after.system - before.user - before.system) * 1e6 / len(came)
+    return {
+        "rate": rate, "sent_per_s": round(done.messages / done.seconds), "worker_cpu_us_per_event": round(used, 1),
+        "score": compared(came, left), "echo": compared(came, echoed),
+    }  # fmt: skip
+
+
+def measure(usecase: str, rates: list[int], seconds: float, partitions: int) -> list[dict[str, Any]]:
+    """Starts services, worker and echo, and measures one rate after another."""
+    with prepared(usecase, partitions) as names:
+        conf = settings()
+        admin = KafkaAdminClient(bootstrap_servers=conf.kafka)
+        admin.create_topics([NewTopic(ECHO, partitions, 1, topic_configs=BROKER_TIME)])
+        admin.close()
+        echoing = multiprocessing.Process(target=echo, args=(conf.kafka, names.feed("events")), daemon=True)
+        with (conf.home / "worker.log").open("ab") as log:
+            worker = supervise.start(usecase, 0, stderr=log)
+        try:
+            echoing.start()
+            send(events(names.feed("events"), 200, 2, "first"), conf.kafka)
+            stamps(conf.kafka, names.scores, "first", 400, 60)
+            return [at_rate(conf.kafka, names, psutil.Process(worker.pid), rate, seconds) for rate in rates]
+        finally:
+            echoing.terminate()
+            worker.terminate()
+            worker.wait(30)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rates", type=int, nargs="+", default=[100, 1000, 5000])
+    parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--partitions", type=int, default=8)
+    parser.add_argument("--usecase", default="card_fraud")
+    args = parser.parse_args()
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    for row in measure(args.usecase, args.rates, args.seconds, args.partitions):
+        print(json.dumps(row))
+
+
+if __name__ == "__main__":
+    main()

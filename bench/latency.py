@@ -27,6 +27,8 @@ from kafka.admin import KafkaAdminClient, NewTopic
 from batch.produce import Outgoing, send
 from batch.topics import BROKER_TIME
 from bench.prepare import prepared
+from cli.common import load_plan
+from riskflow.plan import Plan
 from riskflow.settings import settings
 from stream import supervise
 
@@ -79,6 +81,40 @@ def stamps(bootstrap: str, topic: str, tag: str, wanted: int, timeout_s: float) 
     return found
 
 
+def hops(bootstrap: str, names: Any, plan: Plan, tag: str) -> dict[str, float]:
+    """Median time of each hop in ms, by the positions that stand in each score."""
+    topics = {plan.scored.name: names.feed(plan.scored.name)} | {e: names.by(e) for e in plan.entities}
+    at = {stage: broker_times(bootstrap, topic) for stage, topic in topics.items()}
+    took: dict[str, list[int]] = {stage: [] for stage in topics}
+    for record in everything(bootstrap, names.scores):
+        if not record.key.startswith(tag.encode()):
+            continue
+        positions = json.loads(record.value)["positions"]
+        times = [at[s][tuple(int(x) for x in positions[s].split("/")[:2])] for s in topics] + [record.timestamp]
+        for stage, begun, ended in zip(topics, times, times[1:], strict=False):
+            took[stage].append(ended - begun)
+    return {stage: float(np.median(values)) for stage, values in took.items()}
+
+
+def broker_times(bootstrap: str, topic: str) -> dict[Any, int]:
+    """(partition, offset) -> broker timestamp."""
+    return {(r.partition, r.offset): r.timestamp for r in everything(bootstrap, topic)}
+
+
+def everything(bootstrap: str, topic: str) -> Iterator[Any]:
+    """All messages of a topic as it is now."""
+    consumer = KafkaConsumer(bootstrap_servers=bootstrap)
+    tps = [TopicPartition(topic, p) for p in sorted(consumer.partitions_for_topic(topic))]
+    left = sum(consumer.end_offsets(tps).values())
+    consumer.assign(tps)
+    consumer.seek_to_beginning(*tps)
+    while left > 0:
+        for records in consumer.poll(500, max_records=50_000).values():
+            left -= len(records)
+            yield from records
+    consumer.close()
+
+
 def compared(came: dict[bytes, int], left: dict[bytes, int]) -> dict[str, float]:
     """Percentiles of the time between, in ms; an answer that never came counts as missing."""
     took = np.array([left[k] - at for k, at in came.items() if k in left] or [np.nan])
@@ -100,6 +136,7 @@ def at_rate(bootstrap: str, names: Any, worker: psutil.Process, rate: int, secon
     return {
         "rate": rate, "sent_per_s": round(done.messages / done.seconds), "worker_cpu_us_per_event": round(used, 1),
         "score": compared(came, left), "echo": compared(came, echoed),
+        "hops_p50_ms": hops(bootstrap, names, load_plan(names.usecase), f"run{rate}"),
     }  # fmt: skip
 
 

@@ -4,6 +4,7 @@ position   next offset of the stage's log to apply            epoch   who may wr
 topic_id   the log this position belongs to                   layout  fingerprint of the packed records
 applied    last applied position of each source (JSON)        sent    last sent position to each destination (JSON)
 roster     bundles that outputs are made with (JSON)          starts  claims since the position last moved
+left_for   the generation that took over: nobody claims this head any more (batch/handover.py)
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ ROW_BITS = 12  # a row's position is offset << 12 | its number in the block, so 
 BLOCK_ROWS = 1 << ROW_BITS
 BLOCK_BYTES = 512 * 1024
 INTAKE_LOG, INTAKE_PARTITION = "_log_intake", "_part_intake"
+LEFT_FOR = "left_for"  # a head's field
 
 
 def row_position(offset: int, row: int = 0) -> int:

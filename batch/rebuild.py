@@ -236,7 +236,9 @@ class _Rebuild:
         entity = self.plan.entities[0]
         there = self.there.get(self.old.by(entity))
         skip = parked_messages(self.generations, self.old.generation)
-        search = HalfSent(self.plan, self.conf.kafka, there[1] if there else 1, known, self.hash_key, skip)
+        # Added partitions have no head and were never sent to; without any head the topic's number is believed.
+        partitions = sum(stage == entity for stage, _ in self.heads) or (there[1] if there else 1)
+        search = HalfSent(self.plan, self.conf.kafka, partitions, known, self.hash_key, skip)
         begun = self.generations.start(self.old.generation).feeds
         trusted = there is not None and all(
             h["topic_id"] == there[0] for (s, _), h in self.heads.items() if s == entity

@@ -10,8 +10,10 @@ left_for   the generation that took over: nobody claims this head any more (batc
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from riskflow.names import Names
 
 ROW_BITS = 12  # a row's position is offset << 12 | its number in the block, so a block has at most 4,096 rows
 BLOCK_ROWS = 1 << ROW_BITS
@@ -47,3 +49,12 @@ def new_head(position: int, topic_id: str, layout: str, applied: Mapping[str, in
         "roster": "{}",
         "starts": 0,
     }
+
+
+def grown(names: Names, topic: str, partitions: int, without_head: Sequence[int]) -> str:
+    """What to do where an internal topic has more partitions than its generation: entities are spread by the number."""
+    return (
+        f"{topic} has {partitions} partitions, and {', '.join(map(str, without_head))} came later than its records: "
+        f"entities are spread by the number of partitions, so theirs would be looked for in the wrong one. Run "
+        f"`riskflow rebuild {names.usecase} --partitions {partitions}`."
+    )

@@ -187,6 +187,11 @@ async def _check_present(redis: Redis, names: Names, claimed: list[bytes] | None
         )
 
 
+async def has_head(redis: Redis, names: Names, stage: str, partition: int) -> bool:
+    """Whether a partition has been given a head."""
+    return bool(await until_answered(lambda: redis.exists(names.head(stage, partition))))
+
+
 def packed(values: Sequence[bytes]) -> bytes:
     """MessagePack of byte strings as Redis' cmsgpack reads it: it knows the raw type, not the newer binary one."""
     parts = [b"\xdd", struct.pack(">I", len(values))]

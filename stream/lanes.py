@@ -17,9 +17,10 @@ from faust.types import TP
 
 from riskflow.errors import Leave, NotReady
 from riskflow.names import Names
+from riskflow.state import grown
 from stream import metrics
 from stream.cluster import TopicInfo
-from stream.head import Head
+from stream.head import Head, has_head
 from stream.transport import Consumer, Fetch, Records
 
 log = structlog.get_logger(__name__)
@@ -189,6 +190,7 @@ class Lanes:
         new = [tp for tp in assigned if tp not in self._lanes and tp.topic in self._stages]
         if new:
             topics: dict[str, TopicInfo] = await self._describe()
+            await self._check_grown(topics)
             assert self.consumer is not None
             heads = await asyncio.gather(*(self._claim(tp) for tp in new))
             ranges = await self.consumer.log_range(new)  # after the claims: nobody before us can send beyond
@@ -196,6 +198,16 @@ class Lanes:
                 self._check(tp, head, topics[tp.topic].topic_id, ranges[tp])
                 self._open(tp, head)
         return {tp: lane.head.position for tp, lane in self._lanes.items() if tp in assigned}
+
+    async def _check_grown(self, topics: dict[str, TopicInfo]) -> None:
+        """A partition added to an internal topic has no head, and rows would go to it, whoever is given it."""
+        for stage in [s for s in self._stages.values() if s.internal]:
+            partitions = topics[stage.topic].partitions
+            there = await asyncio.gather(
+                *(has_head(self._redis, self._names, stage.name, p) for p in range(partitions))
+            )
+            if any(there) and not all(there):
+                raise NotReady(grown(self._names, stage.topic, partitions, [p for p, h in enumerate(there) if not h]))
 
     async def release(self, revoked: set[TP]) -> None:
         """Drops lanes at once: what they had not committed is repeated by the next owner."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kafka.admin import NewPartitions
 from redis.asyncio import Redis
 
 from batch import handover, lake, topics
@@ -22,6 +23,7 @@ from batch.rebuild import rebuild
 from batch.replay import replay
 from batch.simulate import simulate
 from batch.simulate.files import write
+from batch.unfinished import HalfSent
 from ops.local import Services
 from riskflow.errors import Leave, NotReady, RiskflowError
 from riskflow.names import Names
@@ -33,7 +35,7 @@ from tests.chaos.world import World, make_world
 from tests.integration import batch_cases as cases
 
 pytestmark = [pytest.mark.services, pytest.mark.timeout(300)]
-LEAVES = 4  # a worker's exit code; its supervisor starts it again
+NOT_READY, LEAVES = 3, 4  # a worker's exit codes; its supervisor starts it again after the second
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +106,46 @@ def test_what_was_on_its_way_is_neither_lost_nor_counted_twice(
     assert set(scores["event_id"]) == {i for w in worlds for i in w.ids("score")}
     rejected = lake.read_topic(settings().lake_folder, support.names_of(plan).rejected)
     assert len(set(rejected["_key"])) == sum(len(w.ids("rejected")) for w in worlds)
+
+
+def add_partitions(topic: str, partitions: int) -> None:
+    with topics.Cluster(settings().kafka) as cluster:
+        cluster.admin.create_partitions({topic: NewPartitions(partitions)})
+
+
+def test_partitions_added_to_an_internal_topic_need_a_rebuild(
+    lived: tuple[Plan, list[World], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, worlds, log = lived
+    spread: list[int] = []
+
+    def half_sent(plan: Plan, kafka: str, partitions: int, *rest: Any) -> HalfSent:
+        spread.append(partitions)
+        return HalfSent(plan, kafka, partitions, *rest)
+
+    rebuild(plan, settings(), partitions=2)
+    world = cases.renamed(make_world(500, seed=10, customers=40, terminals=20), f"{len(worlds)}-")
+    worlds.append(world)
+    cases.killed_while_messages_come(plan, world, log, "after_send:40")
+    names = cases.names_now(plan)
+    add_partitions(names.feed("events"), 3)
+    assert topics.make(plan, settings()).heads == 1  # a feed may grow
+    add_partitions(names.by("customer_id"), 5)
+    wanted = "`riskflow rebuild card_fraud --partitions 5`"
+    with pytest.raises(NotReady, match=wanted):
+        topics.make(plan, settings())
+    with cases.worker(log) as process:
+        assert process.wait(60) == NOT_READY
+    assert wanted in log.read_text()
+    with monkeypatch.context() as patch:
+        patch.setattr("batch.rebuild.HalfSent", half_sent)
+        rebuild(plan, settings(), partitions=5)
+    assert spread == [2], "intake had sent by the number that there was"
+    cases.run_until_done(plan, log)
+    archive(plan, settings())
+    found = parity(plan, settings(), records=True)
+    assert found.equal, found.summary()
+    assert cases.row_ids(plan) == cases.expected_ids(*worlds)
 
 
 def claimed(names: Names) -> Head:

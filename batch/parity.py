@@ -3,6 +3,10 @@
 Rows that are still on their way are folded too (a later row of their customer may be in the archive already), but not
 compared. What is compared: every feature of every archived row; that the positions of each source rise; that no
 accepted message is missing; and, at rest, every record in Redis.
+
+The stream may run meanwhile, so the order of looks matters: up to where intake has passed the feeds, then the archive,
+then the ends of the internal logs. A message that intake had passed, and all that an archived row came after, stood on
+those logs before; what has come since is only on its way.
 """
 
 from __future__ import annotations
@@ -98,12 +102,11 @@ def parity(plan: Plan, conf: Settings, *, records: bool = False, since_ms: int |
     generations = Generations(plan, Names(plan.name, prefix=conf.topic_prefix), conf.lake_folder)
     names = generations.at(present_generation(store, generations))
     with Cluster(conf.kafka) as cluster:
-        there = cluster.topics()
-        ranges = cluster.log_ranges({t: there[t][1] for _, t, _ in stages(plan, names) if t in there})
-    job = _Job(plan, conf, store, generations, names)
-    out = job.run(ranges, since_ms)
+        there = {topic: n for topic, (_, n) in cluster.topics().items()}
+        job = _Job(plan, conf, store, generations, names)
+        out = job.run(cluster, there, since_ms)
     if records:
-        job.compare_records(out, there[names.by(plan.entities[0])][1])
+        job.compare_records(out, there[names.by(plan.entities[0])])
     out.seconds = time.monotonic() - started
     return out
 
@@ -114,13 +117,16 @@ class _Job:
     def __init__(self, plan: Plan, conf: Settings, store: Any, generations: Generations, names: Names) -> None:
         self.plan, self.conf, self.store, self.generations, self.names = plan, conf, store, generations, names
         self.records: dict[str, Records] = {}
+        self.passed: dict[str, dict[int, int]] = {}
 
-    def run(self, ranges: dict[tuple[str, int], tuple[int, int]], since_ms: int | None) -> Parity:
+    def run(self, cluster: Cluster, there: dict[str, int], since_ms: int | None) -> Parity:
+        self.passed = {f.name: self._positions(f.name, there) for f in self.plan.usecase.feeds}
         topic = lake.read_topic(self.conf.lake_folder, self.names.rows)
         frame = self.generations.frame(self.names.generation, topic)
         finished = lake.as_columns(self.plan, frame)
         parked = read_parked(self.generations, self.names.generation)
         rows = full(self.plan, finished)
+        ranges = cluster.log_ranges({t: there[t] for _, t, _ in stages(self.plan, self.names) if t in there})
         found = on_logs(self.plan, self.names, self.conf.kafka, ranges, finished, parked.blocks)
         rows = concat([rows, found]) if found is not None else rows
         folded = self._fold(rows, n_rows(finished), parked)
@@ -128,6 +134,11 @@ class _Job:
         self._compare(out, frame, finished, folded, since_ms, parked.stopped(self.plan, rows))
         self._account(out, rows, folded, n_rows(finished), parked)
         return out
+
+    def _positions(self, feed: str, there: dict[str, int]) -> dict[int, int]:
+        """Up to where intake has passed each partition of a feed."""
+        partitions = range(there.get(self.names.feed(feed), 0))
+        return {p: int(self.store.hget(self.names.head(feed, p), "position") or 0) for p in partitions}
 
     def _fold(self, rows: Columns, finished: int, parked: Parked) -> Folded:
         orders = stage_orders(self.plan, rows, finished, parked.stopped(self.plan, rows))
@@ -200,12 +211,11 @@ class _Job:
         begun = self.generations.start(self.names.generation).feeds.get(feed, {})
         skip = parked_messages(self.generations, self.names.generation)
         parts = sorted(frame[lake.PARTITION].unique().to_list())
-        heads = {p: int(self.store.hget(self.names.head(feed, p), "position") or 0) for p in parts}
         at = pl.col(lake.PARTITION)
         offset = pl.col(lake.OFFSET)
         mine = frame.filter(
             (pl.col(lake.STATUS) == lake.ACCEPTED)
-            & (offset < at.replace_strict(heads, return_dtype=pl.Int64))
+            & (offset < at.replace_strict(self.passed[feed], default=0, return_dtype=pl.Int64))
             & (offset >= at.replace_strict({p: begun.get(str(p), 0) for p in parts}, return_dtype=pl.Int64))
         )
         mine = mine.with_columns(

@@ -5,8 +5,9 @@ it began with. What the present generation took and did not finish is brought on
 here, in the order of their logs, and the last stage's input is sent into the next generation, so that its workers score
 it. Each row is in the archive, or sent on, or still before intake's position: never two of these.
 
-Nothing of the present generation changes; the last thing written is the number of the next one. A run that is killed
-before that has done nothing, and the next one takes another number.
+Nothing of the present generation changes until its heads are closed; the last thing written is the number of the next
+one (batch/handover.py). A run that is killed before has done nothing, and the next one takes another number; one that
+is killed between the two is run again, which workers say until then.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from batch.archive import archive
 from batch.carry import blocks, carried_rows, known_at_last, pending_rows
 from batch.fold import Folded, fold, stage_orders
 from batch.generations import ARCHIVE, FILES, Generations, Start, present_generation
+from batch.handover import Heads, close, reopen
 from batch.history import history_columns
 from batch.importer import read_table
 from batch.lake import read_topic
@@ -107,6 +109,7 @@ class _Rebuild:
         first = self.there.get(self.old.by(plan.entities[0]))
         self.partitions = partitions or (first[1] if first else conf.partitions)
         self.heads: dict[tuple[str, int], dict[str, str]] = {}
+        self.rows_ends: dict[str, int] = {}
 
     def _next(self, present: int) -> int:
         """A number that nothing was ever written under; the present one where nothing exists at all."""
@@ -130,14 +133,30 @@ class _Rebuild:
     def check_stopped(self) -> None:
         wait_until_stopped(self.cluster, self.old)
         self.heads = self._read_heads()
+        self.rows_ends = self._rows_ends()
 
     def _still_stopped(self) -> None:
-        heads = self._read_heads()
-        if heads != self.heads or members(self.cluster, self.old.group):
-            raise NotReady(
-                f"a worker of {self.plan.name} was started while records were folded: generation "
-                f"{self.old.generation} moved on. Stop it, then run `riskflow rebuild {self.plan.name}` again."
-            )
+        """Heads tell of workers that have claimed, the ends of `rows` of one that was paused and sends what it had."""
+        moved = self._read_heads() != self.heads or self._rows_ends() != self.rows_ends
+        if moved or members(self.cluster, self.old.group):
+            raise self._moved_on()
+
+    def _rows_ends(self) -> dict[str, int]:
+        return {str(p): end for (t, p), (_, end) in self._ranges().items() if t == self.old.rows and end}
+
+    def _moved_on(self) -> NotReady:
+        return NotReady(
+            f"a worker of {self.plan.name} was started while records were folded: generation "
+            f"{self.old.generation} moved on. Stop it, then run `riskflow rebuild {self.plan.name}` again."
+        )
+
+    def _close_old(self) -> Heads:
+        """From here on nobody moves the old generation; raises NotReady when somebody has. The closed heads."""
+        self._still_stopped()
+        heads = {self.old.head(stage, p): head for (stage, p), head in self.heads.items()}
+        if not close(self.store, heads, self.new.generation):
+            raise self._moved_on()
+        return heads
 
     # two sources
 
@@ -217,7 +236,9 @@ class _Rebuild:
         entity = self.plan.entities[0]
         there = self.there.get(self.old.by(entity))
         skip = parked_messages(self.generations, self.old.generation)
-        search = HalfSent(self.plan, self.conf.kafka, there[1] if there else 1, known, self.hash_key, skip)
+        # Added partitions have no head and were never sent to; without any head the topic's number is believed.
+        partitions = sum(stage == entity for stage, _ in self.heads) or (there[1] if there else 1)
+        search = HalfSent(self.plan, self.conf.kafka, partitions, known, self.hash_key, skip)
         begun = self.generations.start(self.old.generation).feeds
         trusted = there is not None and all(
             h["topic_id"] == there[0] for (s, _), h in self.heads.items() if s == entity
@@ -317,18 +338,27 @@ class _Rebuild:
         self._still_stopped()
         self._write_records(records)
         self._write_heads(taken.positions)
-        rows_from = {str(p): end for (t, p), (_, end) in self._ranges().items() if t == self.old.rows}
+        closed = self._close_old() if self.new != self.old else {}
+        try:
+            self.generations.write(self._start(taken, made_from), records, carried, history)
+        except BaseException:
+            reopen(self.store, closed)
+            raise
+        self.store.set(self.new.current_generation, self.new.generation)
+        out.records = {stage: len(found) for stage, found in records.items()}
+        for (feed, _), position in taken.positions.items():
+            out.positions[feed] = out.positions.get(feed, 0) + position
+
+    def _start(self, taken: Taken, made_from: str) -> Start:
+        """Made when the old heads are closed: all rows before its own are the old generation's, and were folded."""
+        rows_from = self._rows_ends()
+        if rows_from != self.rows_ends:
+            raise self._moved_on()
         feeds: dict[str, dict[str, int]] = {}
         for (feed, p), position in taken.positions.items():
             feeds.setdefault(feed, {})[str(p)] = position
-            out.positions[feed] = out.positions.get(feed, 0) + position
         before = self.old.generation if made_from == ARCHIVE else None
-        start = Start(self.new.generation, made_from, before, self.plan.layout_fingerprint, rows_from, feeds)
-        if self.new != self.old:
-            self._still_stopped()
-        self.generations.write(start, records, carried, history)
-        self.store.set(self.new.current_generation, self.new.generation)
-        out.records = {stage: len(found) for stage, found in records.items()}
+        return Start(self.new.generation, made_from, before, self.plan.layout_fingerprint, rows_from, feeds)
 
     def _write_records(self, records: dict[str, Records]) -> None:
         for stage, found in records.items():

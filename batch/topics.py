@@ -16,7 +16,7 @@ from riskflow.errors import NotReady
 from riskflow.names import Names
 from riskflow.plan import Plan
 from riskflow.settings import Settings
-from riskflow.state import new_head
+from riskflow.state import grown, new_head
 
 DAY_MS = 86_400_000
 BROKER_TIME = {"message.timestamp.type": "LogAppendTime"}
@@ -144,21 +144,32 @@ def _make_heads(plan: Plan, names: Names, cluster: Cluster, store: Any) -> tuple
     new: list[tuple[str, dict[str, Any]]] = []
     kept = 0
     for stage, topic, internal in stages(plan, names):
-        for partition in range(there[topic][1]):
-            key = names.head(stage, partition)
-            first, last = ranges[topic, partition]
-            if store.exists(key):
-                kept += 1
-            elif internal and last > 0:
-                raise NotReady(
-                    f"{topic}, partition {partition}: no head in Redis, but the log has been written ({last} blocks). "
-                    f"Redis was emptied or is another one. Run `riskflow rebuild {plan.name}`."
-                )
-            else:
-                new.append((key, new_head(first, there[topic][0], plan.layout_fingerprint)))
+        topic_id, partitions = there[topic]
+        heads = [names.head(stage, p) for p in range(partitions)]
+        missing = [p for p, key in enumerate(heads) if not store.exists(key)]
+        if internal and missing:
+            _check_never_used(plan, names, store, stage, topic, missing, [ranges[topic, p] for p in range(partitions)])
+        kept += partitions - len(missing)
+        new += [(heads[p], new_head(ranges[topic, p][0], topic_id, plan.layout_fingerprint)) for p in missing]
     for key, head in new:
         store.hset(key, mapping=head)
     return len(new), kept
+
+
+def _check_never_used(
+    plan: Plan, names: Names, store: Any, stage: str, topic: str, missing: list[int], ranges: list[tuple[int, int]]
+) -> None:
+    """A head of an internal log may begin at its start only where no entity has been given a partition yet."""
+    for partition in missing:
+        blocks = ranges[partition][1]
+        if blocks > 0:
+            raise NotReady(
+                f"{topic}, partition {partition}: no head in Redis, but the log has been written ({blocks} blocks). "
+                f"Redis was emptied or is another one. Run `riskflow rebuild {plan.name}`."
+            )
+    kept = [p for p in range(len(ranges)) if p not in missing]
+    if kept and (any(end for _, end in ranges) or any(store.exists(names.records(stage, p)) for p in kept)):
+        raise NotReady(grown(names, topic, len(ranges), missing))
 
 
 def check_redis(store: Any, url: str) -> None:

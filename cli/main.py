@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from typing import Annotated
 
 import typer
 
@@ -13,6 +14,23 @@ app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_e
 
 # Each module has `register(app)`. They import what is heavy inside their commands, so `--help` stays quick.
 GROUPS = ["data", "plan", "platform", "stream", "batch", "models", "train", "retrain", "serve", "demo"]
+
+
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"riskflow {version('riskflow')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _whole(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and end.", callback=_say_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Score events for risk while they happen, and keep the models fresh."""
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ UseCase = Annotated[str, typer.Option(help="use case")]
 Json = Annotated[bool, typer.Option("--json", help="machine-readable, on stdout")]
 Why = Annotated[str, typer.Option(help="the reason, for the history")]
 Who = Annotated[str, typer.Option(help="for the history; default: your user name")]
-Alias = Annotated[str, typer.Option(help="champion, challenger, shadow or canary")]
+Alias = Annotated[str, typer.Option(help="champion: workers read no other alias yet")]
 
 
 def register(app: typer.Typer) -> None:
@@ -75,7 +75,7 @@ def show(
 def promote(
     version: int,
     alias: Alias = "champion",
-    share: Annotated[float | None, typer.Option(help="share of events, for canary")] = None,
+    share: Annotated[float | None, typer.Option(help="share of events, for canary", hidden=True)] = None,
     why: Why = "promoted by hand",
     who: Who = "",
     usecase: UseCase = "card_fraud",
@@ -85,6 +85,7 @@ def promote(
 
     riskflow models promote 7 --why "better on online payments"
     """
+    _check_read_by_workers(alias)
     registry = _registry(usecase)
     _report(_move(registry, alias, version, who, why, share), as_json)
 
@@ -97,11 +98,10 @@ def rollback(
     as_json: Json = False,
 ) -> None:
     """Point an alias at the version that it pointed at before."""
+    _check_read_by_workers(alias)
     registry = _registry(usecase)
     version = registry.previous(alias, _public_keys())
-    now = registry.aliases()[alias]
-    share = now.share if alias == "canary" else None
-    _report(_move(registry, alias, version, who, why, share), as_json)
+    _report(_move(registry, alias, version, who, why, None), as_json)
 
 
 def history(
@@ -148,6 +148,18 @@ def _registry(usecase: str) -> Registry:
     except redis.exceptions.ConnectionError as error:
         raise NotReady(f"Redis does not answer ({error}). Start it: riskflow up") from None
     return Registry(client, Names(usecase, prefix=settings().topic_prefix))
+
+
+def _check_read_by_workers(alias: str) -> None:
+    """The registry knows more aliases than the stream does; moving one of those would look like an effect."""
+    from riskflow.errors import RiskflowError
+    from riskflow.registry import CHAMPION
+
+    if alias != CHAMPION:
+        raise RiskflowError(
+            f"alias {alias!r} is not moved: workers score with the {CHAMPION} only, and any other alias does nothing "
+            f"in the stream until a later version. Leave --alias out to move the {CHAMPION}."
+        )
 
 
 def _move(registry: Registry, alias: str, version: int, who: str, why: str, share: float | None) -> Move:

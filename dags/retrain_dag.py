@@ -75,7 +75,7 @@ def _params() -> dict[str, Param]:
             "champion",
             type="string",
             enum=["champion", "challenger", "shadow"],
-            description="Who the new bundle becomes; a challenger scores nothing",
+            description="Who the new bundle becomes; all but the champion are kept and score nothing",
         ),
     }
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from riskflow import windows as kernel
 from riskflow.columns import Columns, Text, combined_hash, n_rows, take
 from riskflow.declare import CATEGORY, TEXT
 from riskflow.errors import DeclarationError
+from riskflow.hashing import add_named, add_named_numbers
 from riskflow.plan import DISTINCT_OF, Plan, Stage
 
 KIND, ID, TIME, DEGRADED = "_kind", "_id", "at_ms", "_degraded"
@@ -195,8 +197,27 @@ def _identity(plan: Plan, stage: Stage, rows: Columns) -> dict[str, NDArray[np.i
     if not stage.layout.keeps_ids:
         nothing = np.zeros(n_rows(rows), np.int64)
         return {"event": nothing, "content": nothing}
-    content = [rows[TIME], *(rows[e] for e in plan.entities), *(rows[f] for f in plan.fields)]
-    return {"event": combined_hash([rows[KIND], rows[ID]]), "content": combined_hash(content)}
+    return {"event": combined_hash([rows[KIND], rows[ID]]), "content": content_hash(plan, rows)}
+
+
+def content_hash(plan: Plan, rows: Columns) -> NDArray[np.int64]:
+    """What each row says: names and values of what it has, so that a field declared later changes nothing for it."""
+    out = np.zeros(n_rows(rows), np.int64)
+    for name in (TIME, *plan.entities, *plan.fields):
+        column, hashed = rows[name], _hash_of(name.encode())
+        if isinstance(column, Text):
+            add_named(out, column.hashes(), hashed, _hash_of(Text.MISSING))
+        elif column.dtype.kind == "f":
+            numbers = np.ascontiguousarray(column, np.float64)
+            add_named_numbers(out, numbers, numbers.view(np.int64), hashed)
+        else:
+            add_named(out, np.ascontiguousarray(column, np.int64), hashed, -1)
+    return out
+
+
+@cache
+def _hash_of(text: bytes) -> int:
+    return int(Text.of([text]).hashes()[0])
 
 
 def _observed(stage: Stage, rows: Columns) -> NDArray[np.float64]:

@@ -33,6 +33,22 @@ def combine(into, more):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
+def add_named(into, bits, name, missing):  # type: ignore[no-untyped-def]
+    """Adds what a column says under its name; nothing where it is missing. The order of columns makes no difference."""
+    for i in range(into.shape[0]):
+        if bits[i] != missing:
+            into[i] += np.int64(mix(np.uint64(bits[i]) * np.uint64(_PRIME) ^ np.uint64(name)))
+
+
+@njit(cache=True)
+def add_named_numbers(into, numbers, bits, name):  # type: ignore[no-untyped-def]
+    """The same for numbers, where every NaN is missing."""
+    for i in range(into.shape[0]):
+        if numbers[i] == numbers[i]:
+            into[i] += np.int64(mix(np.uint64(bits[i]) * np.uint64(_PRIME) ^ np.uint64(name)))
+
+
+@njit(cache=True)
 def number_texts(data, offsets, hashes, table, numbers, firsts):  # type: ignore[no-untyped-def]
     """Numbers distinct texts by an open hash table of their numbers; equal hashes are compared byte by byte."""
     n = 0

@@ -20,7 +20,7 @@ F8 = NDArray[np.float64]
 I8 = NDArray[np.int64]
 U1 = NDArray[np.uint8]
 
-VERSION = 1
+VERSION = 2  # 2: the ids' content checks leave out what a row does not have
 IDS = 32  # ids that an entity remembers, to know a duplicate
 BASE, ROOM, LO, HI = range(4)  # columns of `place`
 _BYTES_A_NUMBER = 10  # no varint and no cell is longer

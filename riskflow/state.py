@@ -4,18 +4,22 @@ position   next offset of the stage's log to apply            epoch   who may wr
 topic_id   the log this position belongs to                   layout  fingerprint of the packed records
 applied    last applied position of each source (JSON)        sent    last sent position to each destination (JSON)
 roster     bundles that outputs are made with (JSON)          starts  claims since the position last moved
+left_for   the generation that took over: nobody claims this head any more (batch/handover.py)
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from riskflow.names import Names
 
 ROW_BITS = 12  # a row's position is offset << 12 | its number in the block, so a block has at most 4,096 rows
 BLOCK_ROWS = 1 << ROW_BITS
 BLOCK_BYTES = 512 * 1024
 INTAKE_LOG, INTAKE_PARTITION = "_log_intake", "_part_intake"
+LEFT_FOR = "left_for"  # a head's field
 
 
 def row_position(offset: int, row: int = 0) -> int:
@@ -45,3 +49,12 @@ def new_head(position: int, topic_id: str, layout: str, applied: Mapping[str, in
         "roster": "{}",
         "starts": 0,
     }
+
+
+def grown(names: Names, topic: str, partitions: int, without_head: Sequence[int]) -> str:
+    """What to do where an internal topic has more partitions than its generation: entities are spread by the number."""
+    return (
+        f"{topic} has {partitions} partitions, and {', '.join(map(str, without_head))} came later than its records: "
+        f"entities are spread by the number of partitions, so theirs would be looked for in the wrong one. Run "
+        f"`riskflow rebuild {names.usecase} --partitions {partitions}`."
+    )

@@ -25,7 +25,7 @@ from riskflow.registry import AsyncRegistry
 from riskflow.settings import Settings, settings
 from riskflow.usecase import load_usecase
 from riskflow.warmup import warm_up
-from stream.cluster import TopicInfo, describe
+from stream.cluster import TopicIds, TopicInfo, describe
 from stream.entity import EntityStage, Forward
 from stream.intake import Intake
 from stream.lanes import Lanes
@@ -101,6 +101,7 @@ class Worker:
         if self.conf.metrics_port:
             start_http_server(self.conf.metrics_port)
         self._watching = asyncio.get_running_loop().create_task(self.swap.watch())
+        self.lanes.watch(TopicIds(self.conf.kafka).of)
 
     async def connect(self) -> None:
         """Makes the stages, which need the numbers of partitions; called before the consumer is asked for positions."""

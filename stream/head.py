@@ -25,15 +25,17 @@ from redis.exceptions import BusyLoadingError, ConnectionError, ReadOnlyError, T
 
 from riskflow.errors import Leave, NotReady
 from riskflow.names import Names
+from riskflow.state import LEFT_FOR
 
 log = structlog.get_logger(__name__)
 AWAY = (ConnectionError, TimeoutError, BusyLoadingError, ReadOnlyError, OSError)
 RETRY_S = 0.2
 FIELDS = ("position", "epoch", "topic_id", "layout", "applied", "sent", "roster", "starts", "parked")
 
-CLAIM = """
-local stored = redis.call('HMGET', KEYS[1], 'position', 'epoch')
+CLAIM = f"""
+local stored = redis.call('HMGET', KEYS[1], 'position', 'epoch', '{LEFT_FOR}')
 if not stored[1] then return false end
+if stored[3] then return {{stored[3]}} end
 local epoch = math.max(tonumber(stored[2]) + 1, tonumber(ARGV[1]))
 redis.call('HSET', KEYS[1], 'epoch', string.format('%.0f', epoch))
 redis.call('HINCRBY', KEYS[1], 'starts', 1)
@@ -91,6 +93,7 @@ class Head:
         stored = await until_answered(
             lambda: redis.register_script(CLAIM)(keys[:1], [int(time.time() * 1000), *FIELDS])
         )
+        await _check_present(redis, names, stored)
         if stored is None:
             raise NotReady(
                 f"no head for stage {stage!r}, partition {partition} of generation {names.generation} in Redis. "
@@ -169,6 +172,24 @@ class Head:
             f"{what} of stage {self.stage!r}, partition {self.partition}: held epoch {self.epoch} at {self.position}, "
             f"Redis has epoch and position {found}. Somebody else owns it now, or Redis lost its last writes."
         )
+
+
+async def _check_present(redis: Redis, names: Names, claimed: list[bytes] | None) -> None:
+    """Raises Leave when this generation was left while the worker started: started again, it takes the next one."""
+    following = claimed[0] if claimed is not None and len(claimed) == 1 else None
+    if claimed is None:  # the old heads may be gone already
+        following = await until_answered(lambda: redis.get(names.current_generation))
+    if following is not None and int(following) != names.generation:
+        raise Leave(
+            f"generation {names.generation} of {names.usecase} was left for {int(following)}; started again, a worker "
+            f"takes that one. If it comes here again, a rebuild was ended at its last step: run "
+            f"`riskflow rebuild {names.usecase}` again."
+        )
+
+
+async def has_head(redis: Redis, names: Names, stage: str, partition: int) -> bool:
+    """Whether a partition has been given a head."""
+    return bool(await until_answered(lambda: redis.exists(names.head(stage, partition))))
 
 
 def packed(values: Sequence[bytes]) -> bytes:

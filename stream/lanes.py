@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from typing import Any, Protocol
 
 import structlog
@@ -17,9 +17,10 @@ from faust.types import TP
 
 from riskflow.errors import Leave, NotReady
 from riskflow.names import Names
+from riskflow.state import grown
 from stream import metrics
 from stream.cluster import TopicInfo
-from stream.head import Head
+from stream.head import Head, has_head
 from stream.transport import Consumer, Fetch, Records
 
 log = structlog.get_logger(__name__)
@@ -28,6 +29,7 @@ LANE_BYTES = 32 * 1024 * 1024
 BATCH_BLOCKS = 64  # fetched blocks of an internal log merged into one batch, at most
 BATCH_BYTES = 4 * 1024 * 1024
 STUCK_STARTS = 3
+SAME_TOPICS_S = 5.0  # between two looks at the ids of topics
 
 
 class StageApply(Protocol):
@@ -152,6 +154,7 @@ class Lanes:
         self._lanes: dict[TP, Lane] = {}
         self._tasks: dict[TP, asyncio.Task[None]] = {}
         self._running: set[asyncio.Task[None]] = set()
+        self._ids: dict[str, str] = {}  # of all stages' topics: partitions of a deleted one are taken from us
         self.consumer: Consumer | None = None
 
     def add(self, stage: StageApply) -> None:
@@ -175,11 +178,28 @@ class Lanes:
     async def _check_same_topic(self, tp: TP, head: Head) -> None:
         """Offsets went back: harmless after a seek, a loss when the topic was deleted and made again."""
         topics = await self._describe()
-        if topics[tp.topic].topic_id != head.topic_id:
+        self._check_id(tp.topic, head.topic_id, topics[tp.topic].topic_id)
+
+    def _check_id(self, topic: str, known: str, found: str) -> None:
+        if found != known:
             raise NotReady(
-                f"topic {tp.topic} was deleted and made again while it was read. "
+                f"topic {topic} was deleted and made again while it was read. "
                 f"Run `riskflow rebuild {self._names.usecase}`."
             )
+
+    def watch(self, ids: Callable[[Iterable[str]], Awaitable[Mapping[str, str]]]) -> None:
+        """Looks every few seconds whether the topics are still the same: one made again may look like a quiet one.
+
+        ids: topic -> id of those that the broker tells of; what it does not tell of may come back.
+        """
+        self._background(self._watch(ids))
+
+    async def _watch(self, ids: Callable[[Iterable[str]], Awaitable[Mapping[str, str]]]) -> None:
+        while True:
+            await asyncio.sleep(SAME_TOPICS_S)
+            found = await ids(list(self._ids))
+            for topic, known in self._ids.items():
+                self._check_id(topic, known, found.get(topic, known))
 
     def positions(self) -> Mapping[TP, int]:
         return {tp: lane.head.position for tp, lane in self._lanes.items()}
@@ -189,6 +209,8 @@ class Lanes:
         new = [tp for tp in assigned if tp not in self._lanes and tp.topic in self._stages]
         if new:
             topics: dict[str, TopicInfo] = await self._describe()
+            self._ids = {topic: topics[topic].topic_id for topic in self._stages}
+            await self._check_grown(topics)
             assert self.consumer is not None
             heads = await asyncio.gather(*(self._claim(tp) for tp in new))
             ranges = await self.consumer.log_range(new)  # after the claims: nobody before us can send beyond
@@ -196,6 +218,16 @@ class Lanes:
                 self._check(tp, head, topics[tp.topic].topic_id, ranges[tp])
                 self._open(tp, head)
         return {tp: lane.head.position for tp, lane in self._lanes.items() if tp in assigned}
+
+    async def _check_grown(self, topics: dict[str, TopicInfo]) -> None:
+        """A partition added to an internal topic has no head, and rows would go to it, whoever is given it."""
+        for stage in [s for s in self._stages.values() if s.internal]:
+            partitions = topics[stage.topic].partitions
+            there = await asyncio.gather(
+                *(has_head(self._redis, self._names, stage.name, p) for p in range(partitions))
+            )
+            if any(there) and not all(there):
+                raise NotReady(grown(self._names, stage.topic, partitions, [p for p, h in enumerate(there) if not h]))
 
     async def release(self, revoked: set[TP]) -> None:
         """Drops lanes at once: what they had not committed is repeated by the next owner."""

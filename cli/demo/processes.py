@@ -62,7 +62,7 @@ class Keeper:
 
     def __init__(self, home: Path) -> None:
         command = [sys.executable, "-m", "cli.demo.keeper", str(home)]
-        env = {**os.environ, **ONE_THREAD, "PYTHONPATH": str(PROJECT)}
+        env = {**os.environ, "PYTHONPATH": str(PROJECT)}
         with process.log_file(home, "keeper").open("ab") as log:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, env=env, start_new_session=True

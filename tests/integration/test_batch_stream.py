@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -13,6 +14,7 @@ from batch import lake
 from batch.archive import archive
 from batch.labels import complete_labels
 from batch.parity import parity
+from batch.topics import Cluster
 from ops.local import Services
 from riskflow.errors import RiskflowError
 from riskflow.plan import Plan
@@ -166,3 +168,31 @@ def test_a_parked_block_is_shown_and_the_rest_stays_exact(lived: tuple[Plan, Wor
     known = cases.records(plan, cases.names_now(plan))
     rebuild(plan, settings())
     assert cases.records(plan, cases.names_now(plan)) == known
+
+
+def test_what_comes_while_parity_looks_is_on_its_way(
+    lived: tuple[Plan, World, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, _, log = lived
+    cases.produce(cases.renamed(make_world(300, seed=5, customers=60, terminals=20), "w-").messages)
+    archive(plan, settings())
+    log_ranges, read_topic, read = Cluster.log_ranges, lake.read_topic, list[str]()
+
+    def noted(folder: Path, topic: str, *columns: Any) -> pl.DataFrame:
+        read.append(topic)
+        return read_topic(folder, topic, *columns)
+
+    def then_the_stream_runs(cluster: Cluster, topics: dict[str, int]) -> Any:
+        patch.undo()
+        found = log_ranges(cluster, topics)
+        assert support.names_of(plan).rows in read, "a row archived later may come after one that is not in the ranges"
+        cases.run_until_done(plan, log)
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lake, "read_topic", noted)
+        patch.setattr(Cluster, "log_ranges", then_the_stream_runs)
+        found = parity(plan, settings())
+    assert found.equal, found.summary()
+    archive(plan, settings())
+    assert parity(plan, settings(), records=True).equal

@@ -2,30 +2,40 @@
 
 from __future__ import annotations
 
+import asyncio
+import dataclasses
 import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from kafka.admin import NewPartitions
+from redis.asyncio import Redis
 
-from batch import lake, topics
+from batch import handover, lake, topics
 from batch.archive import archive
+from batch.generations import Generations
 from batch.history import history_columns
 from batch.parity import parity
 from batch.rebuild import rebuild
 from batch.replay import replay
 from batch.simulate import simulate
 from batch.simulate.files import write
+from batch.unfinished import HalfSent
 from ops.local import Services
-from riskflow.errors import NotReady, RiskflowError
+from riskflow.errors import Leave, NotReady, RiskflowError
+from riskflow.names import Names
 from riskflow.plan import Plan
 from riskflow.settings import PROJECT, settings
+from stream.head import Head
 from tests import support
 from tests.chaos.world import World, make_world
 from tests.integration import batch_cases as cases
 
 pytestmark = [pytest.mark.services, pytest.mark.timeout(300)]
+NOT_READY, LEAVES = 3, 4  # a worker's exit codes; its supervisor starts it again after the second
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +106,154 @@ def test_what_was_on_its_way_is_neither_lost_nor_counted_twice(
     assert set(scores["event_id"]) == {i for w in worlds for i in w.ids("score")}
     rejected = lake.read_topic(settings().lake_folder, support.names_of(plan).rejected)
     assert len(set(rejected["_key"])) == sum(len(w.ids("rejected")) for w in worlds)
+
+
+def add_partitions(topic: str, partitions: int) -> None:
+    with topics.Cluster(settings().kafka) as cluster:
+        cluster.admin.create_partitions({topic: NewPartitions(partitions)})
+
+
+def test_partitions_added_to_an_internal_topic_need_a_rebuild(
+    lived: tuple[Plan, list[World], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, worlds, log = lived
+    spread: list[int] = []
+
+    def half_sent(plan: Plan, kafka: str, partitions: int, *rest: Any) -> HalfSent:
+        spread.append(partitions)
+        return HalfSent(plan, kafka, partitions, *rest)
+
+    rebuild(plan, settings(), partitions=2)
+    world = cases.renamed(make_world(500, seed=10, customers=40, terminals=20), f"{len(worlds)}-")
+    worlds.append(world)
+    cases.killed_while_messages_come(plan, world, log, "after_send:40")
+    names = cases.names_now(plan)
+    add_partitions(names.feed("events"), 3)
+    assert topics.make(plan, settings()).heads == 1  # a feed may grow
+    add_partitions(names.by("customer_id"), 5)
+    wanted = "`riskflow rebuild card_fraud --partitions 5`"
+    with pytest.raises(NotReady, match=wanted):
+        topics.make(plan, settings())
+    with cases.worker(log) as process:
+        assert process.wait(60) == NOT_READY
+    assert wanted in log.read_text()
+    with monkeypatch.context() as patch:
+        patch.setattr("batch.rebuild.HalfSent", half_sent)
+        rebuild(plan, settings(), partitions=5)
+    assert spread == [2], "intake had sent by the number that there was"
+    cases.run_until_done(plan, log)
+    archive(plan, settings())
+    found = parity(plan, settings(), records=True)
+    assert found.equal, found.summary()
+    assert cases.row_ids(plan) == cases.expected_ids(*worlds)
+
+
+def claimed(names: Names) -> Head:
+    """A partition of the customers' stage, taken as a worker takes it."""
+
+    async def claim() -> Head:
+        async with Redis.from_url(settings().redis_url) as store:
+            return await Head.claim(store, names, "customer_id", 0)
+
+    return asyncio.run(claim())
+
+
+def load(head: Head) -> None:
+    async def once() -> None:
+        async with Redis.from_url(settings().redis_url) as store:
+            await dataclasses.replace(head, redis=store).load([b"anybody"])
+
+    asyncio.run(once())
+
+
+def test_a_worker_that_starts_at_the_last_moment_comes_back_with_the_new_number(
+    lived: tuple[Plan, list[World], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, worlds, log = lived
+    worlds.append(cases.renamed(make_world(100, seed=7, customers=40, terminals=20), f"{len(worlds)}-"))
+    cases.produce(worlds[-1].messages)
+    ended: list[int] = []
+    write = Generations.write
+
+    def while_the_old_number_stands(*arguments: Any) -> None:
+        with cases.worker(log) as process:
+            ended.append(process.wait(60))
+        write(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Generations, "write", while_the_old_number_stands)
+        rebuild(plan, settings())
+    assert ended == [LEAVES]
+    assert "started again, a worker takes that one" in log.read_text()
+    cases.run_until_done(plan, log)
+    archive(plan, settings())
+    found = parity(plan, settings(), records=True)
+    assert found.equal, found.summary()
+    assert cases.row_ids(plan) == cases.expected_ids(*worlds)
+
+
+def test_a_worker_that_claims_before_the_heads_are_closed_is_noticed(
+    lived: tuple[Plan, list[World], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, _, _ = lived
+    old = cases.names_now(plan)
+
+    def late(*arguments: Any) -> bool:
+        claimed(old)
+        return handover.close(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("batch.rebuild.close", late)
+        with pytest.raises(NotReady, match="moved on"):
+            rebuild(plan, settings())
+    assert cases.names_now(plan) == old
+    paused = claimed(old)  # all heads are open again
+    rebuild(plan, settings(), drop_old=True)
+    with pytest.raises(Leave):
+        load(paused)
+    with pytest.raises(Leave, match="was left for"):
+        claimed(old)
+
+
+def test_a_rebuild_that_fails_at_its_last_step_leaves_the_old_generation_as_it_was(
+    lived: tuple[Plan, list[World], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, _, _ = lived
+    old = cases.names_now(plan)
+
+    def full_disk(*_: Any) -> None:
+        raise OSError("no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Generations, "write", full_disk)
+        with pytest.raises(OSError, match="no space"):
+            rebuild(plan, settings())
+    load(claimed(old))
+
+
+def test_a_rebuild_that_is_killed_at_its_last_step_is_run_again(
+    lived: tuple[Plan, list[World], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, worlds, log = lived
+    old, before = cases.names_now(plan), cases.records(plan, cases.names_now(plan))
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("redis.Redis.set", killed)
+        with pytest.raises(KeyboardInterrupt):
+            rebuild(plan, settings())
+    assert cases.names_now(plan) == old
+    with pytest.raises(Leave, match="run `riskflow rebuild card_fraud` again"):
+        claimed(old)
+    done = rebuild(plan, settings())
+    assert done.generation > old.generation
+    assert cases.records(plan, cases.names_now(plan)) == before
+    cases.run_until_done(plan, log)
+    archive(plan, settings())
+    assert parity(plan, settings(), records=True).equal
+    assert cases.row_ids(plan) == cases.expected_ids(*worlds)
 
 
 def test_the_old_champion_scores_on_after_a_window_was_added(

@@ -75,6 +75,24 @@ def test_the_domain_knows_no_kafka_web_airflow_or_training() -> None:
     assert importers == [], f"{TRAINS} is for models.py, inside the functions that make estimators"
 
 
+def test_modules_of_the_domain_import_each_other_in_no_circle() -> None:
+    """While they are loaded; what is imported inside a function may come back."""
+    left = {f"riskflow.{path.stem}": set(loads(path)) for path in files("riskflow")}
+    while free := [name for name, needed in left.items() if not needed & set(left)]:
+        for name in free:
+            del left[name]
+    assert left == {}
+
+
+def loads(path: Path) -> Iterator[str]:
+    """Modules of the domain that a file imports when it is loaded."""
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.ImportFrom) and node.module == "riskflow":
+            yield from (f"riskflow.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("riskflow."):
+            yield str(node.module)
+
+
 def test_every_module_says_what_it_does() -> None:
     folders = sorted(MAY_IMPORT)
     silent = [

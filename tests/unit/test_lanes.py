@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Iterable
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from faust.types import TP
 
-from riskflow.errors import Leave
-from stream.lanes import LANE_RECORDS, Lane
+from riskflow.errors import Leave, NotReady
+from riskflow.names import Names
+from stream.cluster import TopicIds
+from stream.lanes import LANE_RECORDS, Lane, Lanes
 
 
 class FakeConsumer:
@@ -87,3 +91,44 @@ def test_a_lane_that_started_again_and_again_goes_record_by_record() -> None:
     one = lane(starts=3)
     one.put(records(10, 11, 12))
     assert [r.offset for r in one._take()] == [10]
+
+
+NAMES = Names("card_fraud")
+
+
+async def ended_by(*answers: dict[str, str]) -> list[BaseException]:
+    """Why the worker ends when the broker gives these answers about the topic `t`, whose id was `first`."""
+    left, ended = list(answers), list[BaseException]()
+
+    async def ids(topics: Iterable[str]) -> dict[str, str]:
+        assert set(topics) == {"t"}
+        if not left:
+            await asyncio.Event().wait()
+        return left.pop(0)
+
+    lanes = Lanes(NAMES, "layout", None, None, 1000, ended.append)  # type: ignore[arg-type]
+    lanes._ids = {"t": "first"}
+    lanes.watch(ids)
+    while left and not ended:
+        await asyncio.sleep(0)
+    await asyncio.sleep(0.01)
+    for task in list(lanes._running):
+        task.cancel()
+    return ended
+
+
+async def test_a_topic_that_was_made_again_is_noticed_while_nothing_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stream.lanes.SAME_TOPICS_S", 0)
+    (why,) = await ended_by({"t": "first"}, {"t": "second"})
+    assert isinstance(why, NotReady)
+    assert "topic t was deleted and made again" in str(why)
+
+
+async def test_a_broker_that_says_nothing_is_no_other_topic(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stream.lanes.SAME_TOPICS_S", 0)
+    assert await ended_by({}, {"t": "first"}, {}) == []
+
+
+async def test_kafka_that_is_away_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stream.cluster.ASK_MS", 200)
+    assert await TopicIds("127.0.0.1:1").of(["t"]) == {}

@@ -18,7 +18,7 @@ from batch.bundling import build_bundle
 from cli import models
 from cli.common import load_plan
 from riskflow.errors import BundleRefused, NotReady, RiskflowError
-from riskflow.keys import load_private_key, make_keys
+from riskflow.keys import load_private_key, load_public_keys, make_keys
 from riskflow.names import Names
 from riskflow.policy import Policy
 from riskflow.registry import Registry
@@ -127,9 +127,19 @@ def test_promote_and_rollback_move_the_champion(three: Registry) -> None:
     assert answer("models", "history", "--alias", "shadow") == []
 
 
-def test_a_canary_has_a_share(three: Registry) -> None:
-    assert answer("models", "promote", "2", "--alias", "canary", "--share", "0.1")["share"] == 0.1
-    assert isinstance(run("models", "promote", "2", "--alias", "canary").exception, RiskflowError)
+@pytest.mark.parametrize("alias", ["challenger", "shadow", "canary"])
+def test_an_alias_that_the_stream_does_not_read_is_not_moved(three: Registry, alias: str) -> None:
+    share = ["--share", "0.1"] if alias == "canary" else []
+    for words in (["promote", "2", *share], ["rollback"]):
+        refused = run("models", *words, "--alias", alias).exception
+        assert isinstance(refused, RiskflowError)
+        assert "workers score with the champion only" in str(refused)
+    assert set(three.aliases()) == {"champion"}
+    key, keys = load_private_key(settings().keys_folder), load_public_keys(settings().keys_folder)
+    moved = three.move(
+        alias, 2, who="ann", why="later", private_key=key, public_keys=keys, share=0.1 if share else None
+    )
+    assert three.aliases()[alias] == moved
 
 
 def test_a_bundle_that_workers_would_refuse_is_not_promoted(three: Registry) -> None:

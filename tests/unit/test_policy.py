@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -246,6 +247,15 @@ def test_an_empty_policy_approves_everything(tmp_path: Path) -> None:
     numbers = load(tmp_path, "").start()
     assert numbers["review"] is numbers["decline"] is None
     assert decided(numbers, [0.0, 1.0]) == [APPROVE, APPROVE]
+
+
+def test_every_input_of_card_frauds_models_has_words() -> None:
+    shipped = Plan.of(load_usecase("card_fraud", PROJECT / "usecases"))
+    reasons = Policy.load(PROJECT / "usecases" / "card_fraud" / "policy.yaml").file.reasons
+    inputs = {i for model in shipped.models for i in shipped.model_inputs(model)} - set(shipped.models)
+    assert [i for i in sorted(inputs) if not any(fnmatch.fnmatchcase(i, pattern) for pattern in reasons)] == []
+    idle = [p for p in reasons if not fnmatch.filter(inputs, p)]
+    assert idle == [], "words for what no model listens to"
 
 
 @pytest.mark.parametrize("name", ["card_fraud"])

@@ -19,7 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+from aiokafka.record.util import calc_crc32c
 from kafka import KafkaConsumer, TopicPartition
+from kafka.consumer import fetcher
+from kafka.record.default_records import DefaultRecordBatch
 
 from batch import lake
 from batch.archive_records import Frames, framing
@@ -28,6 +31,7 @@ from riskflow.errors import NotReady
 from riskflow.hashkey import read_hash_key
 from riskflow.names import Names
 from riskflow.plan import Plan
+from riskflow.record_batches import Batches, stands_for
 from riskflow.settings import Settings
 
 FLUSH_BYTES = 32 * 1024 * 1024  # of one partition in memory before a file is written
@@ -182,6 +186,13 @@ def _day(timestamp_ms: int) -> str:
     return datetime.fromtimestamp(timestamp_ms / 1000, UTC).strftime("%Y-%m-%d")
 
 
+class Fetched(Batches):
+    """Record batches as the stream reads them, so that both find the same messages; see riskflow/record_batches.py."""
+
+    crc = staticmethod(calc_crc32c)
+    read = staticmethod(DefaultRecordBatch)
+
+
 def read_log(
     kafka: str, topic: str, ranges: dict[int, tuple[int, int]], flush_bytes: int = FLUSH_BYTES
 ) -> Iterator[tuple[int, list[Record], int, int]]:
@@ -202,6 +213,7 @@ def read_log(
 
 
 def _consumer(kafka: str) -> KafkaConsumer:
+    fetcher.MemoryRecords = Fetched  # there is no parameter for it
     return KafkaConsumer(
         bootstrap_servers=kafka.split(","),
         isolation_level="read_committed",
@@ -210,7 +222,7 @@ def _consumer(kafka: str) -> KafkaConsumer:
         max_poll_records=POLL_RECORDS,
         max_partition_fetch_bytes=8 * 1024 * 1024,
         fetch_max_bytes=32 * 1024 * 1024,
-        check_crcs=False,  # the broker checked them
+        check_crcs=False,  # Fetched does it
     )
 
 
@@ -245,7 +257,7 @@ def _drain(
 
 
 def read_at(kafka: str, topic: str, places: list[tuple[int, int]]) -> dict[tuple[int, int], Record]:
-    """The records at these (partition, offset), where the log still has them."""
+    """The records that stand for these (partition, offset), where the log still has them."""
     out: dict[tuple[int, int], Record] = {}
     consumer = _consumer(kafka)
     try:
@@ -256,7 +268,8 @@ def read_at(kafka: str, topic: str, places: list[tuple[int, int]]) -> dict[tuple
                 continue
             consumer.seek(tp, offset)
             found = consumer.poll(POLL_MS * 10, max_records=1).get(tp, [])
-            out |= {(partition, r.offset): r for r in found if r.offset == offset}
+            if found and stands_for(found[0], offset):
+                out[partition, offset] = found[0]
     finally:
         consumer.close()
     return out

@@ -11,13 +11,14 @@ import numpy as np
 import polars as pl
 
 from batch.lake import ACCEPTED, BROKER_MS, EPOCH, KEY, OFFSET, PARKED, PARTITION, ROW, STATUS, VALUE, frame_of
-from riskflow.columns import Columns, concat, decode, n_rows
+from riskflow.columns import Columns, concat, n_rows
 from riskflow.declare import CATEGORY, TEXT, Feed
 from riskflow.errors import EventRejected
 from riskflow.evaluate import ID, TIME
 from riskflow.events import Decoder
 from riskflow.names import Names
 from riskflow.plan import Plan
+from riskflow.wire import columns_of, decode, read_header
 
 Record = Any
 BAD = "bad"
@@ -117,9 +118,8 @@ class RowFrames:
 
     def shape(self, record: Record) -> Any:
         try:
-            at = 8 + int.from_bytes(record.value[4:8], "little")
-            return tuple((name, kind) for name, kind, _ in json.loads(record.value[8:at])["c"])
-        except (ValueError, TypeError, KeyError):
+            return tuple(columns_of(read_header(record.value)[0]))
+        except (ValueError, TypeError):
             return BAD
 
     def frame(self, records: list[Record]) -> tuple[pl.DataFrame, int]:

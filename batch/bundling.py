@@ -11,12 +11,13 @@ import numpy as np
 
 from batch.export import to_onnx
 from riskflow.bundle import EXPECTED, GOLDEN, Bundle, check_golden
-from riskflow.columns import Columns, encode, n_rows, take
+from riskflow.columns import Columns, n_rows, take
 from riskflow.declare import CATEGORY, TEXT
 from riskflow.plan import MODEL, TIME, Plan
 from riskflow.policy import SCORE, Numbers, rule_conditions
 from riskflow.scoring import Scorer
 from riskflow.settings import PROJECT
+from riskflow.wire import encode
 
 MOST_GOLDEN_ROWS = 64
 

@@ -11,10 +11,11 @@ from batch.fold import Folded, features_before
 from batch.generations import base
 from batch.lake import CARRIED
 from batch.parked import Parked
-from riskflow.columns import Columns, encode, n_rows, take
+from riskflow.columns import Columns, n_rows, take
 from riskflow.evaluate import DEGRADED, ID, KIND, TIME
 from riskflow.plan import Plan
 from riskflow.state import BLOCK_ROWS, INTAKE_LOG, INTAKE_PARTITION, log_columns, source_name
+from riskflow.wire import encode
 
 REBUILD = "rebuild"  # the source of these rows, where another stage would have sent them
 
@@ -83,7 +84,7 @@ def _intake_blocks(plan: Plan, columns: Columns) -> Iterator[bytes]:
 def _cut(columns: Columns, source: str, by: str, after: int) -> Iterator[bytes]:
     for first in range(0, n_rows(columns), BLOCK_ROWS // 4):
         rows = np.arange(first, min(first + BLOCK_ROWS // 4, n_rows(columns)))
-        yield encode(take(columns, rows), {"source": source, "by": by, "after": after, "epoch": 0})
+        yield encode(take(columns, rows), {"from": [(source, after, len(rows))], "by": by, "epoch": 0})
         after = int(np.asarray(columns[by])[rows[-1]])
 
 

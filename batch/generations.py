@@ -133,9 +133,8 @@ class Generations:
 
 
 def present_generation(store: Any, generations: Generations) -> int:
-    """The generation that workers use; where Redis was emptied, the newest one that the lake knows."""
-    stored = store.get(generations.names.current_generation)
-    return int(stored) if stored is not None else max([1, *generations.known()])
+    """The generation that workers use: the newest that the lake knows, even where Redis was emptied or is older."""
+    return max([int(store.get(generations.names.current_generation) or 1), *generations.known()])
 
 
 def base(plan: Plan, columns: Columns) -> Columns:

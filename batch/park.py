@@ -13,15 +13,17 @@ from typing import Any
 
 import redis
 
-from batch.archive import read_log
+from batch.archive import Record, read_at
 from batch.generations import Generations, present_generation
 from batch.stopped import wait_until_stopped
 from batch.topics import Cluster, stages
-from riskflow.columns import decode, n_rows
+from riskflow.columns import n_rows
 from riskflow.errors import NotReady, RiskflowError
 from riskflow.names import Names
 from riskflow.plan import Plan
+from riskflow.record_batches import first_offset
 from riskflow.settings import Settings
+from riskflow.wire import decode
 
 PARKED = "parked"  # field of a head: JSON list of offsets that its stage passes over
 
@@ -57,11 +59,12 @@ def park(plan: Plan, conf: Settings, stage: str, partition: int, offset: int) ->
         )
     with Cluster(conf.kafka) as cluster:
         wait_until_stopped(cluster, names)  # a running worker does not look at its head again
-        value = _message(cluster, conf.kafka, topics[stage], partition, offset)
+        record = _record(cluster, conf.kafka, topics[stage], partition, offset)
+    value, offset = bytes(record.value or b""), first_offset(record)
     kept = _keep(generations.folder(names.generation) / PARKED, f"{stage}-{partition}-{offset}.block", value)
     parked = set(json.loads(head.get(PARKED, "[]")))
     store.hset(names.head(stage, partition), PARKED, json.dumps(sorted({*parked, offset})))
-    return ParkedBlock(stage, partition, offset, _rows(value), kept, offset not in parked)
+    return ParkedBlock(stage, partition, offset, _rows(record), kept, offset not in parked)
 
 
 def _head(store: Any, names: Names, stage: str, partition: int) -> dict[str, str]:
@@ -74,16 +77,17 @@ def _head(store: Any, names: Names, stage: str, partition: int) -> dict[str, str
     return head
 
 
-def _message(cluster: Cluster, kafka: str, topic: str, partition: int, offset: int) -> bytes:
+def _record(cluster: Cluster, kafka: str, topic: str, partition: int, offset: int) -> Record:
     there = cluster.topics()
     if topic not in there or not 0 <= partition < there[topic][1]:
         raise RiskflowError(f"park: there is no topic {topic} with a partition {partition}.")
     first, end = cluster.log_ranges({topic: there[topic][1]})[topic, partition]
     if not first <= offset < end:
         raise RiskflowError(f"park: {topic}, partition {partition} holds offsets {first} to {end - 1}, not {offset}.")
-    for _, records, _, _ in read_log(kafka, topic, {partition: (offset, offset + 1)}):
-        return bytes(records[0].value or b"")
-    raise RiskflowError(f"park: {topic}, partition {partition} has no message at offset {offset}.")
+    found = read_at(kafka, topic, [(partition, offset)])
+    if not found:
+        raise RiskflowError(f"park: {topic}, partition {partition} has no message at offset {offset}.")
+    return found[partition, offset]
 
 
 def _keep(folder: Path, name: str, value: bytes) -> Path:
@@ -93,9 +97,9 @@ def _keep(folder: Path, name: str, value: bytes) -> Path:
     return temporary.rename(folder / name)
 
 
-def _rows(value: bytes) -> int:
-    """Rows of a block; a producer's message is one."""
+def _rows(record: Record) -> int:
+    """Rows of a block; a producer's message is one, a batch that cannot be read has as many as offsets."""
     try:
-        return n_rows(decode(value)[0])
+        return n_rows(decode(record.value or b"")[0])
     except ValueError:
-        return 1
+        return int(record.offset) - first_offset(record) + 1

@@ -44,10 +44,12 @@ from riskflow.evaluate import ID, KIND
 from riskflow.hashkey import read_hash_key
 from riskflow.names import Names
 from riskflow.plan import Plan
+from riskflow.record_batches import first_offset
 from riskflow.settings import Settings
 from riskflow.state import INTAKE_LOG, INTAKE_PARTITION, ROW_BITS, new_head
 
 FIELDS_A_COMMAND, COMMANDS_A_FLUSH = 500, 20
+REFUSED_BYTES = 900_000  # of a message that is refused; a record here can be no larger than 1 MiB
 
 
 @dataclass
@@ -134,6 +136,18 @@ class _Rebuild:
         wait_until_stopped(self.cluster, self.old)
         self.heads = self._read_heads()
         self.rows_ends = self._rows_ends()
+        self._check_same_kafka()
+
+    def _check_same_kafka(self) -> None:
+        """The Redis of another Kafka is not ours to write to: workers there would follow the new generation."""
+        topics = {stage: topic for stage, topic, _ in batch_topics.stages(self.plan, self.old)}
+        ours = [head["topic_id"] == self.there[topics[stage]][0] for (stage, _), head in self.heads.items()]
+        if len(ours) > 1 and not any(ours):
+            raise NotReady(
+                f"none of the {len(ours)} heads in the Redis at {self.conf.redis_url} is of the topics on "
+                f"{self.conf.kafka}; nothing was changed. Set RISKFLOW_REDIS_URL and RISKFLOW_KAFKA to a Redis and a "
+                "Kafka that belong together; to use this Redis nevertheless, empty it first (redis-cli flushdb)."
+            )
 
     def _still_stopped(self) -> None:
         """Heads tell of workers that have claimed, the ends of `rows` of one that was paused and sends what it had."""
@@ -298,8 +312,13 @@ class _Rebuild:
 
     def _reject(self, taken: Taken, rows: Columns, conflicts: list[int], finished: int) -> int:
         """What intake or the first stage would have refused and had not said yet."""
-        found = [_refusal(self.old, f, r.partition, r.offset, e.kind, e.detail, e.where, f.name, r.value or b"")
-                 for r, e, f in taken.rejected]  # fmt: skip
+        found = [
+            _refusal(
+                self.old, f, r.partition, first_offset(r), e.kind, e.detail, e.where, f.name,
+                (r.value or b"")[:REFUSED_BYTES],
+            )
+            for r, e, f in taken.rejected
+        ]  # fmt: skip
         found += [self._conflict(rows, i) for i in conflicts if i >= finished]
         said = read_topic(self.conf.lake_folder, self.old.rejected)
         known = set(said["_key"].to_list()) if len(said) else set()

@@ -17,14 +17,16 @@ import polars as pl
 from batch.archive import read_log
 from batch.generations import base
 from batch.lake import NOWHERE, ROW_KEY
-from riskflow.columns import Columns, Text, concat, decode, n_rows, partition_of, take
+from riskflow.columns import Columns, Text, concat, n_rows, partition_of, take
 from riskflow.declare import TEXT, Feed
-from riskflow.errors import EventRejected
+from riskflow.errors import EventRejected, NotReady
 from riskflow.evaluate import DEGRADED, KIND, empty_field
 from riskflow.events import Decoder, Parked
 from riskflow.names import Names
 from riskflow.plan import Plan
+from riskflow.record_batches import Unreadable
 from riskflow.state import INTAKE_LOG, INTAKE_PARTITION, ROW_BITS, log_columns, row_position
+from riskflow.wire import decode
 
 Range = tuple[int, int]
 
@@ -83,7 +85,9 @@ def _blocks(plan: Plan, entity: str, topic: str, kafka: str, ranges: dict[tuple[
 
 
 def located(entity: str, partition: int, offset: int, value: bytes) -> Columns:
-    """A block's rows with their positions in this log."""
+    """A block's rows with their positions in this log; raises NotReady for what the log's disk has lost."""
+    if isinstance(value, Unreadable):
+        raise NotReady(f"log of {entity}, partition {partition}: {value.why}. Let a replica that is whole lead it.")
     columns, _ = decode(value)
     log, part = log_columns(entity)
     columns[log] = row_position(offset) + np.arange(n_rows(columns), dtype=np.int64)

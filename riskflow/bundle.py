@@ -20,9 +20,10 @@ import msgspec
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from riskflow.columns import Columns, Text, decode, n_rows, take
+from riskflow.columns import Columns, Text, n_rows, take
 from riskflow.errors import BundleRefused
 from riskflow.keys import PublicKeys, is_signed, key_id
+from riskflow.wire import decode
 
 if TYPE_CHECKING:
     from riskflow.plan import Plan

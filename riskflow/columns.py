@@ -6,7 +6,6 @@ A column is a numpy array of one value for each row, or `Text` for strings. Redu
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -154,48 +153,3 @@ def row_sum(parts: Sequence[F8]) -> F8:
     for part in parts:
         total = total + part
     return total
-
-
-# ---- the bytes of a block --------------------------------------------------------------------------------------------
-# 4 bytes length of a JSON header, the header, the buffers in its order. Text is a buffer of lengths and one of bytes.
-
-_MAGIC = b"RF1 "
-
-
-def encode(columns: Mapping[str, Column], meta: Mapping[str, Any]) -> bytes:
-    """A block as bytes; `meta` is small JSON."""
-    parts: list[bytes] = []
-    described: list[tuple[str, str, int]] = []
-    for name, column in columns.items():
-        if isinstance(column, Text):
-            lengths = np.diff(column.offsets).astype("<u4").tobytes()
-            described.append((name, "text", len(column.data)))
-            parts += [lengths, column.data.tobytes()]
-        else:
-            described.append((name, column.dtype.str, 0))
-            parts.append(np.ascontiguousarray(column).tobytes())
-    header = json.dumps({"n": n_rows(columns), "c": described, "m": meta}, separators=(",", ":")).encode()
-    return b"".join([_MAGIC, len(header).to_bytes(4, "little"), header, *parts])
-
-
-def decode(block: bytes | bytearray) -> tuple[Columns, dict[str, Any]]:
-    """Columns and meta of a block's bytes; raises ValueError for anything else."""
-    if block[:4] != _MAGIC:
-        raise ValueError(f"not a block: it starts with {bytes(block[:8])!r}")
-    block = bytearray(block)  # writable, like columns made here: else every loop is compiled twice, while events wait
-    at = 8 + int.from_bytes(block[4:8], "little")
-    header = json.loads(bytes(block[8:at]))
-    n: int = header["n"]
-    columns: Columns = {}
-    for name, kind, size in header["c"]:
-        if kind == "text":
-            offsets = np.zeros(n + 1, np.int64)
-            np.cumsum(np.frombuffer(block, "<u4", n, at), out=offsets[1:])
-            columns[name] = Text(np.frombuffer(block, np.uint8, size, at + 4 * n), offsets)
-            at += 4 * n + size
-        else:
-            columns[name] = np.frombuffer(block, kind, n, at)
-            at += n * np.dtype(kind).itemsize
-    if at != len(block):
-        raise ValueError(f"a block of {len(block)} bytes where its header says {at}")
-    return columns, header["m"]

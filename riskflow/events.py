@@ -21,6 +21,7 @@ from riskflow.declare import CATEGORY, FLAG, TEXT, Entity, Feed, FieldType
 from riskflow.errors import EventRejected
 from riskflow.evaluate import ID, KIND, TIME, empty_field
 from riskflow.plan import Plan
+from riskflow.record_batches import Unreadable
 
 MAX_BYTES = 64 * 1024
 MAX_DEPTH = 8
@@ -60,6 +61,8 @@ class Decoder:
         """
         if value is None:
             raise EventRejected("null_value", "the record has no value; send the event as JSON")
+        if isinstance(value, Unreadable):
+            raise EventRejected(value.kind, value.why)
         if len(value) > MAX_BYTES:
             raise EventRejected("too_large", f"{len(value)} bytes, at most {MAX_BYTES} are taken")
         if value.count(b":") > MAX_FIELDS or value.count(b"{") + value.count(b"[") > MAX_DEPTH:

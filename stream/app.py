@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import sys
 from typing import Any
 
 import faust
@@ -25,7 +26,7 @@ from riskflow.registry import AsyncRegistry
 from riskflow.settings import Settings, settings
 from riskflow.usecase import load_usecase
 from riskflow.warmup import warm_up
-from stream.cluster import TopicIds, TopicInfo, describe
+from stream.cluster import TopicIds, TopicInfo, check_newest, describe
 from stream.entity import EntityStage, Forward
 from stream.intake import Intake
 from stream.lanes import Lanes
@@ -34,6 +35,7 @@ from stream.score import Score
 from stream.swap import Swap
 from stream.transport import Transport
 
+sys.setswitchinterval(0.0003)
 log = structlog.get_logger(__name__)
 
 
@@ -105,6 +107,7 @@ class Worker:
 
     async def connect(self) -> None:
         """Makes the stages, which need the numbers of partitions; called before the consumer is asked for positions."""
+        await check_newest(self.conf.kafka, self.names)
         topics = await self.describe()
         plan, names, producer = self.plan, self.names, self.app.producer
         partitions = [topics[names.by(e)].partitions for e in plan.entities]
@@ -114,8 +117,10 @@ class Worker:
             )
         for i, stage in enumerate(plan.stages):
             last = i == len(plan.stages) - 1
-            onward: Any = self._score(topics) if last else Forward(names, stage, plan.stages[i + 1], partitions[i + 1])
-            self.lanes.add(EntityStage(plan, stage, names, producer, onward))
+            following: Any = (
+                self._score(topics) if last else Forward(names, stage, plan.stages[i + 1], partitions[i + 1])
+            )
+            self.lanes.add(EntityStage(plan, stage, names, producer, following))
 
     def _score(self, topics: dict[str, TopicInfo]) -> Score:
         return Score(
@@ -164,10 +169,9 @@ def make_faust(names: Names, conf: Settings, slot: int) -> App:
         broker_heartbeat_interval=3,
         broker_rebalance_timeout=20,
         broker_request_timeout=30,
-        broker_max_poll_records=20_000,
         broker_commit_interval=2.0,
         producer_acks=-1,
-        producer_linger_ms=0,
+        producer_linger=0,
         producer_max_batch_size=900_000,
         producer_max_request_size=4 * 1024 * 1024,
         producer_request_timeout=120.0,

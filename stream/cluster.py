@@ -7,9 +7,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import structlog
+from kafka import KafkaConsumer, TopicPartition
 from kafka.admin import KafkaAdminClient
 
 from riskflow.errors import NotReady
+from riskflow.names import Names
 
 log = structlog.get_logger(__name__)
 ASK_MS = 3_000
@@ -62,6 +64,31 @@ class TopicIds:
 
 def _admin(bootstrap: list[str], **options: int) -> KafkaAdminClient:
     return KafkaAdminClient(bootstrap_servers=bootstrap, client_id="riskflow-describe", **options)
+
+
+async def check_newest(bootstrap: str, names: Names) -> None:
+    """Raises NotReady when a later generation than the one that Redis names has been worked with."""
+    later = await asyncio.to_thread(_later_generation, bootstrap, names)
+    if later is not None:
+        raise NotReady(
+            f"Redis says that {names.usecase} is at generation {names.generation}, and Kafka has blocks of generation "
+            f"{later}: this Redis is older than its rebuild, or that did not finish. If this is not its Redis, set "
+            f"RISKFLOW_REDIS_URL; else run `riskflow rebuild {names.usecase}`."
+        )
+
+
+def _later_generation(bootstrap: str, names: Names) -> int | None:
+    """The newest generation behind this one whose internal topics hold anything."""
+    consumer = KafkaConsumer(bootstrap_servers=bootstrap.split(","), enable_auto_commit=False)
+    try:
+        found = {topic: names.generation_of(topic) or 0 for topic in consumer.topics()}
+        for topic in sorted((t for t, g in found.items() if g > names.generation), key=found.__getitem__, reverse=True):
+            tps = [TopicPartition(topic, p) for p in consumer.partitions_for_topic(topic) or ()]
+            if any(consumer.end_offsets(tps).values()):
+                return found[topic]
+    finally:
+        consumer.close()
+    return None
 
 
 def _describe(bootstrap: str, topics: list[str]) -> dict[str, TopicInfo]:

@@ -2,34 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import groupby
+from operator import itemgetter
 from typing import Any, Protocol
 
 import msgspec
+import numpy as np
 
 from riskflow import evaluate
-from riskflow.columns import Columns, concat, n_rows, partition_of, take
+from riskflow.columns import Columns, concat, n_rows, partition_of
 from riskflow.declare import NUMBER, TEXT
 from riskflow.errors import EventRejected
 from riskflow.evaluate import ID, Failures
 from riskflow.names import Names
 from riskflow.plan import Plan, Stage
-from riskflow.state import INTAKE_LOG, INTAKE_PARTITION, ROW_BITS, log_columns, source_name
-from stream import blocks, metrics
+from riskflow.state import INTAKE_LOG, INTAKE_PARTITION, ROW_BITS, log_columns
+from stream import blocks, head, metrics
+from stream.batch import Batch, Sent
 from stream.faults import reached
-from stream.head import Head
 from stream.outbox import Outbox, rejection
-from stream.transport import Producer, Records
+from stream.transport import Producer
 
 # The first one with that id counts; the later one is shown to people.
 OTHER_CONTENT = "an event with this id and other content came before"
 
 
-class Onward(Protocol):
+class Next(Protocol):
     """What is done with observed rows: sent to the next entity, or scored."""
 
-    async def ready(self, head: Head) -> None: ...
+    async def ready(self, work: Sequence[Batch]) -> None: ...
 
-    async def send(self, head: Head, columns: Columns, sent: dict[str, int], outbox: Outbox) -> None: ...
+    async def send(self, work: Sequence[Batch], columns: Columns, sent: Sent, outbox: Outbox) -> None: ...
 
 
 class EntityStage:
@@ -37,50 +41,77 @@ class EntityStage:
 
     internal = True
 
-    def __init__(self, plan: Plan, stage: Stage, names: Names, producer: Producer, onward: Onward) -> None:
-        self.plan, self.stage, self.names, self.producer, self.onward = plan, stage, names, producer, onward
+    def __init__(self, plan: Plan, stage: Stage, names: Names, producer: Producer, following: Next) -> None:
+        self.plan, self.stage, self.names, self.producer, self.following = plan, stage, names, producer, following
         self.name, self.topic = stage.entity.field, names.by(stage.entity.field)
+        self._part = log_columns(self.name)[1]
         self._travels = travelling(plan, stage)
 
-    async def apply(self, head: Head, records: Records) -> None:
-        """Everything from blocks to commit; see DESIGN's nine rules in stream/head.py."""
-        await self.onward.ready(head)
-        applied, sent = dict(head.applied), dict(head.sent)
-        outbox, entities, packed = Outbox(self.producer), list[bytes](), list[bytes]()
-        fresh = await self._fresh(head, records, applied, outbox)
+    async def apply(self, work: Sequence[Batch]) -> None:
+        """Everything from blocks to commit; the batches are of different partitions."""
+        await self.following.ready(work)
+        outbox = Outbox(self.producer)
+        commits = [head.Commit(b.head, b.end, dict(b.head.applied), dict(b.head.sent)) for b in work]
+        fresh = self._fresh(work, commits, outbox)
         reached("after_decode")
         if fresh:
-            columns = concat(fresh)
-            entities, slots = evaluate.entities_of(self.stage, columns)
-            loaded = await head.load(entities)
-            reached("after_load")
-            seen = self._observe(columns, slots, loaded)
-            packed = seen.records
-            await self._refuse(columns, seen.conflicts, "id_conflict", OTHER_CONTENT, outbox)
-            if n_rows(seen.columns):
-                await self.onward.send(head, seen.columns, sent, outbox)
+            await self._apply(work, commits, concat(fresh), outbox)
         await outbox.acknowledged()
         reached("after_send")
-        await head.commit(records[-1].offset + 1, applied=applied, sent=sent, entities=entities, records=packed)
+        await head.commit(commits)
         reached("after_commit")
 
-    async def _fresh(self, head: Head, records: Records, applied: dict[str, int], outbox: Outbox) -> list[Columns]:
-        """The rows not applied before, block by block; those of a block that was parked by hand are rejected."""
-        fresh = []
-        for record in records:
-            try:
-                columns = blocks.received(record.value, record.offset, self.name, head.partition, applied)
-            except (TypeError, ValueError, KeyError):
-                if record.offset not in head.parked:
-                    raise
-                continue  # not one of our blocks: it holds no rows, and a missing one of ours shows as a gap
-            if columns is not None and record.offset in head.parked:
-                await self._refuse(
-                    columns, range(n_rows(columns)), "parked", "taken out by hand with `riskflow park`", outbox
-                )
-            elif columns is not None:
-                fresh.append(self._aligned(columns))
+    async def _apply(self, work: Sequence[Batch], commits: list[head.Commit], columns: Columns, outbox: Outbox) -> None:
+        entities, slots = evaluate.entities_of(self.stage, columns)
+        mine = self._owned(commits, columns, slots, len(entities))
+        found = await head.load([(c.head, [entities[i] for i in rows]) for c, rows in zip(commits, mine, strict=True)])
+        reached("after_load")
+        loaded: list[bytes | None] = [None] * len(entities)
+        for rows, records in zip(mine, found, strict=True):
+            for i, record in zip(rows, records, strict=True):
+                loaded[i] = record
+        seen = self._observe(columns, slots, loaded)
+        for commit, rows in zip(commits, mine, strict=True):
+            commit.entities, commit.records = [entities[i] for i in rows], [seen.records[i] for i in rows]
+        self._refuse(columns, seen.conflicts, "id_conflict", OTHER_CONTENT, outbox)
+        if n_rows(seen.columns):
+            await self.following.send(work, seen.columns, {c.head.partition: c.sent or {} for c in commits}, outbox)
+
+    def _owned(self, commits: list[head.Commit], columns: Columns, slots: Any, entities: int) -> list[list[int]]:
+        """For each partition the numbers of its entities: an entity is in one partition only."""
+        if len(commits) == 1:
+            return [list(range(entities))]
+        there = slots >= 0
+        owner = np.full(entities, -1, np.int64)
+        part: Any = columns[self._part]
+        owner[slots[there]] = part[there]
+        return [np.flatnonzero(owner == c.head.partition).tolist() for c in commits]
+
+    def _fresh(self, work: Sequence[Batch], commits: Sequence[head.Commit], outbox: Outbox) -> list[Columns]:
+        """The rows not applied before; those of a block that was parked by hand are rejected."""
+        found = [
+            (record.offset in batch.head.parked, blocks.Found(batch.head.partition, record.offset, record.value or b"",
+                                                              commit.applied))
+            for batch, commit in zip(work, commits, strict=True)
+            for record in batch.records
+        ]  # fmt: skip
+        fresh: list[Columns] = []
+        for parked, run in groupby(found, key=itemgetter(0)):
+            if parked:
+                for _, block in run:
+                    self._park(block, outbox)
+            else:
+                fresh += [self._aligned(c) for c in blocks.received(self.name, [block for _, block in run])]
         return fresh
+
+    def _park(self, block: blocks.Found, outbox: Outbox) -> None:
+        try:
+            tables = blocks.received(self.name, [block])
+        except (TypeError, ValueError, KeyError):
+            return  # not one of our blocks: it holds no rows, and a missing one of ours shows as a gap
+        for columns in tables:
+            detail = "taken out by hand with `riskflow park`"
+            self._refuse(columns, range(n_rows(columns)), "parked", detail, outbox)
 
     def _aligned(self, columns: Columns) -> Columns:
         """The columns that this plan knows: a block may have been written before a field or feature was added."""
@@ -101,9 +132,9 @@ class EntityStage:
             metrics.FAILURES.labels(self.plan.name, function).inc(rows)
         return seen
 
-    async def _refuse(self, columns: Columns, rows: Any, kind: str, detail: str, outbox: Outbox) -> None:
+    def _refuse(self, columns: Columns, rows: Any, kind: str, detail: str, outbox: Outbox) -> None:
         for row in rows:
-            await reject_row(self.plan, self.names, columns, int(row), kind, detail, self.name, outbox)
+            reject_row(self.plan, self.names, columns, int(row), kind, detail, self.name, outbox)
 
 
 def travelling(plan: Plan, stage: Stage) -> dict[str, str]:
@@ -113,7 +144,7 @@ def travelling(plan: Plan, stage: Stage) -> dict[str, str]:
     return {evaluate.TIME: NUMBER, **dict.fromkeys(plan.entities, TEXT), **fields, **dict.fromkeys(known, NUMBER)}
 
 
-async def reject_row(
+def reject_row(
     plan: Plan, names: Names, columns: Columns, row: int, kind: str, detail: str, stage: str, outbox: Outbox
 ) -> None:
     """Sends one row to `rejected`, by its position in the feed's topic, where its bytes still stand."""
@@ -126,27 +157,20 @@ async def reject_row(
     offset, partition = int(log[row]) >> ROW_BITS, int(part[row])
     value = msgspec.json.encode({"id": ids.strings()[row], "feed": feed, "partition": partition, "offset": offset})
     headers = rejection(EventRejected(kind, detail), stage, names.feed(feed), partition, offset)
-    await outbox.send(names.rejected, 0, [(f"{feed}:{partition}:{offset}".encode(), value)], headers)
+    outbox.reject(names.rejected, f"{feed}:{partition}:{offset}".encode(), value, headers)
 
 
 class Forward:
     """Sends observed rows to the next entity's partitions."""
 
     def __init__(self, names: Names, this: Stage, following: Stage, partitions: int) -> None:
-        self._by = log_columns(this.entity.field)[0]
-        self._this, self._next = this.entity.field, following.entity.field
-        self._topic, self._partitions = names.by(following.entity.field), partitions
+        log, part = log_columns(this.entity.field)
+        self._to, self._partitions = following.entity.field, partitions
+        self._onward = blocks.Onward(this.entity.field, part, log, self._to, names.by(self._to))
 
-    async def ready(self, head: Head) -> None:
-        """A stage that only forwards needs nothing beyond its head."""
+    async def ready(self, work: Sequence[Batch]) -> None:
+        """A stage that only forwards needs nothing beyond its heads."""
 
-    async def send(self, head: Head, columns: Columns, sent: dict[str, int], outbox: Outbox) -> None:
-        ids: Any = columns[self._next]
-        source = source_name(self._this, head.partition)
-        for partition, rows in blocks.by_destination(partition_of(ids, self._partitions)):
-            part = take(columns, rows)
-            key = source_name(self._next, partition)
-            positions: Any = part[self._by]
-            parts = blocks.cut(part, source=source, by=self._by, after=sent.get(key, -1), epoch=head.epoch)
-            await outbox.send(self._topic, partition, [(None, block) for block in parts])
-            sent[key] = int(positions[-1])
+    async def send(self, work: Sequence[Batch], columns: Columns, sent: Sent, outbox: Outbox) -> None:
+        ids: Any = columns[self._to]
+        await self._onward.send(columns, partition_of(ids, self._partitions), sent, outbox)

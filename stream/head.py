@@ -12,6 +12,7 @@ and what a worker that lost its partition still sends equals what its successor 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import struct
 import time
@@ -21,25 +22,27 @@ from typing import Any
 
 import structlog
 from redis.asyncio import Redis
-from redis.exceptions import BusyLoadingError, ConnectionError, ReadOnlyError, TimeoutError
+from redis.exceptions import BusyLoadingError, ConnectionError, NoScriptError, ReadOnlyError, TimeoutError
 
 from riskflow.errors import Leave, NotReady
 from riskflow.names import Names
 from riskflow.state import LEFT_FOR
 
 log = structlog.get_logger(__name__)
-AWAY = (ConnectionError, TimeoutError, BusyLoadingError, ReadOnlyError, OSError)
+AWAY = (ConnectionError, TimeoutError, BusyLoadingError, ReadOnlyError, NoScriptError, OSError)
 RETRY_S = 0.2
 FIELDS = ("position", "epoch", "topic_id", "layout", "applied", "sent", "roster", "starts", "parked")
 
 CLAIM = f"""
-local stored = redis.call('HMGET', KEYS[1], 'position', 'epoch', '{LEFT_FOR}')
+local stored = redis.call('HMGET', KEYS[1], 'position', 'epoch', '{LEFT_FOR}', 'topic_id')
 if not stored[1] then return false end
 if stored[3] then return {{stored[3]}} end
-local epoch = math.max(tonumber(stored[2]) + 1, tonumber(ARGV[1]))
-redis.call('HSET', KEYS[1], 'epoch', string.format('%.0f', epoch))
-redis.call('HINCRBY', KEYS[1], 'starts', 1)
-return redis.call('HMGET', KEYS[1], unpack(ARGV, 2))
+if stored[4] == ARGV[2] then
+  local epoch = math.max(tonumber(stored[2]) + 1, tonumber(ARGV[1]))
+  redis.call('HSET', KEYS[1], 'epoch', string.format('%.0f', epoch))
+  redis.call('HINCRBY', KEYS[1], 'starts', 1)
+end
+return redis.call('HMGET', KEYS[1], unpack(ARGV, 3))
 """
 
 # Lua passes at most about 8,000 values to one call, so long lists go in parts.
@@ -66,6 +69,9 @@ return {1}
 """
 
 
+SHA = {script: hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest() for script in (CLAIM, LOAD, COMMIT)}
+
+
 @dataclass
 class Head:
     """One claimed stage and partition. Only its lane changes it, and only after the commit stands in Redis."""
@@ -87,18 +93,20 @@ class Head:
     keys: list[str] = field(default_factory=list)
 
     @classmethod
-    async def claim(cls, redis: Redis, names: Names, stage: str, partition: int) -> Head:
-        """Takes the partition; raises NotReady where there is no head: a position is never guessed."""
+    async def claim(cls, redis: Redis, names: Names, stage: str, partition: int, topic_id: str) -> Head:
+        """Takes the partition; raises NotReady where there is no head: a position is never guessed.
+
+        A head of another topic is returned as it is and not taken: it may be a running worker's, of another Kafka.
+        """
         keys = [names.head(stage, partition), names.records(stage, partition)]
-        stored = await until_answered(
-            lambda: redis.register_script(CLAIM)(keys[:1], [int(time.time() * 1000), *FIELDS])
-        )
+        arguments = [int(time.time() * 1000), topic_id, *FIELDS]
+        [stored] = await until_answered(lambda: _run(redis, CLAIM, [(keys[:1], arguments)]))
         await _check_present(redis, names, stored)
         if stored is None:
             raise NotReady(
                 f"no head for stage {stage!r}, partition {partition} of generation {names.generation} in Redis. "
-                f"For a new use case run `riskflow topics {names.usecase}`; if Redis was emptied or replaced, "
-                f"`riskflow rebuild {names.usecase}`."
+                f"For a new use case run `riskflow topics {names.usecase}`. If this is not its Redis, set "
+                f"RISKFLOW_REDIS_URL; if it was emptied or replaced, run `riskflow rebuild {names.usecase}`."
             )
         values = dict(zip(FIELDS, ((v or b"[]").decode() for v in stored), strict=True))
         numbers = {k: int(values[k]) for k in ("position", "epoch", "starts")}
@@ -108,52 +116,13 @@ class Head:
             **numbers, **parts,
         )  # fmt: skip
 
-    async def load(self, entities: Sequence[bytes]) -> list[bytes | None]:
-        """The records of these entities at this position; raises Leave when somebody else has moved on."""
-        fields = packed([b"e:" + e for e in entities])
-        script = self.redis.register_script(LOAD)
-        answer = await until_answered(lambda: script(self.keys, [self.epoch, self.position, fields]))
-        self._check(answer, "load")
-        return list(answer[1:])
+    def check(self, answer: Any, what: str) -> Any:
+        """The script's values; raises Leave when somebody else has moved on."""
+        if answer[0] != 1:
+            raise Leave(self._lost(what, answer[1:]))
+        return answer[1:]
 
-    async def commit(
-        self,
-        position: int,
-        *,
-        applied: dict[str, int] | None = None,
-        sent: dict[str, int] | None = None,
-        roster: dict[str, Any] | None = None,
-        entities: Sequence[bytes] = (),
-        records: Sequence[bytes] = (),
-    ) -> None:
-        """Records and head in one step; raises Leave when this worker is not the owner any more."""
-        new: dict[str, Any] = {"position": position}
-        for name, value in (("applied", applied), ("sent", sent), ("roster", roster)):
-            if value is not None:
-                new[name] = json.dumps(value, separators=(",", ":"))
-        if position > self.position:
-            new["starts"] = 0
-        head = packed([str(x).encode() for pair in new.items() for x in pair])
-        pairs = packed([x for e, r in zip(entities, records, strict=True) for x in (b"e:" + e, r)])
-        await self._commit([self.epoch, self.position, head, pairs], position)
-        self.position = position
-        self.applied = self.applied if applied is None else applied
-        self.sent = self.sent if sent is None else sent
-        self.roster = self.roster if roster is None else roster
-
-    async def _commit(self, arguments: list[Any], position: int) -> None:
-        script = self.redis.register_script(COMMIT)
-        try:
-            answer = await script(self.keys, arguments)
-        except AWAY as error:
-            log.warning("no answer to a commit", stage=self.stage, partition=self.partition, error=repr(error))
-            if not await self._happened(position):
-                await asyncio.sleep(RETRY_S)
-                await self._commit(arguments, position)
-            return
-        self._check(answer, "commit")
-
-    async def _happened(self, position: int) -> bool:
+    async def happened(self, position: int) -> bool:
         """After a commit without an answer: mine and new: done; mine and old: again; else leave."""
         stored = await until_answered(lambda: self.redis.hmget(self.keys[0], "epoch", "position"))
         if stored == [str(self.epoch).encode(), str(position).encode()] and position > self.position:
@@ -162,16 +131,102 @@ class Head:
             return False
         raise Leave(self._lost("commit", stored))
 
-    def _check(self, answer: Any, what: str) -> None:
-        if answer[0] != 1:
-            raise Leave(self._lost(what, answer[1:]))
-
     def _lost(self, what: str, stored: Any) -> str:
         found = [v.decode() if isinstance(v, bytes) else v for v in stored]
         return (
             f"{what} of stage {self.stage!r}, partition {self.partition}: held epoch {self.epoch} at {self.position}, "
             f"Redis has epoch and position {found}. Somebody else owns it now, or Redis lost its last writes."
         )
+
+
+@dataclass
+class Commit:
+    """What changes when a batch of one partition is done: the head's fields, and records of entities."""
+
+    head: Head
+    position: int
+    applied: dict[str, int] | None = None
+    sent: dict[str, int] | None = None
+    roster: dict[str, Any] | None = None
+    entities: Sequence[bytes] = ()
+    records: Sequence[bytes] = ()
+
+    def arguments(self) -> list[Any]:
+        """Of the script."""
+        new: dict[str, Any] = {"position": self.position}
+        for name, value in (("applied", self.applied), ("sent", self.sent), ("roster", self.roster)):
+            if value is not None:
+                new[name] = json.dumps(value, separators=(",", ":"))
+        if self.position > self.head.position:
+            new["starts"] = 0
+        head = packed([str(x).encode() for pair in new.items() for x in pair])
+        pairs = packed([x for e, r in zip(self.entities, self.records, strict=True) for x in (b"e:" + e, r)])
+        return [self.head.epoch, self.head.position, head, pairs]
+
+    def done(self) -> None:
+        """It stands in Redis."""
+        head = self.head
+        if self.position > head.position:
+            head.starts = 0
+        head.position = self.position
+        head.applied = head.applied if self.applied is None else self.applied
+        head.sent = head.sent if self.sent is None else self.sent
+        head.roster = head.roster if self.roster is None else self.roster
+
+
+async def load(wanted: Sequence[tuple[Head, Sequence[bytes]]]) -> list[list[bytes | None]]:
+    """The records of each head's entities at its position, in one round trip; raises Leave when one has moved on."""
+    calls = [(h.keys, [h.epoch, h.position, packed([b"e:" + e for e in entities])]) for h, entities in wanted]
+    answers = await until_answered(lambda: _run(wanted[0][0].redis, LOAD, calls))
+    return [head.check(answer, "load") for (head, _), answer in zip(wanted, answers, strict=True)]
+
+
+async def commit(commits: Sequence[Commit]) -> None:
+    """Records and head of each partition in one step; raises Leave when this worker is not the owner of one any more.
+
+    Each partition is committed on its own: if the worker ends between two of them, the other is done again.
+    """
+    left = list(commits)
+    while left:
+        try:
+            answers = await _run(left[0].head.redis, COMMIT, [(c.head.keys, c.arguments()) for c in left])
+        except AWAY as error:
+            log.warning("no answer to a commit", stage=left[0].head.stage, error=repr(error))
+            left = await _not_happened(left)
+            if left:
+                await asyncio.sleep(RETRY_S)
+            continue
+        for one, answer in zip(left, answers, strict=True):
+            one.head.check(answer, "commit")
+            one.done()
+        return
+
+
+async def _not_happened(commits: list[Commit]) -> list[Commit]:
+    left = []
+    for one in commits:
+        if await one.head.happened(one.position):
+            one.done()
+        else:
+            left.append(one)
+    return left
+
+
+async def _run(redis: Redis, script: str, calls: Sequence[tuple[list[str], list[Any]]]) -> list[Any]:
+    """A script on several heads, in one round trip; each call is atomic on its own."""
+    sha = SHA[script]
+    try:
+        if len(calls) == 1:
+            keys, arguments = calls[0]
+            return [await redis.evalsha(sha, len(keys), *keys, *arguments)]
+        pipe = redis.pipeline(transaction=False)
+        for keys, arguments in calls:
+            pipe.evalsha(sha, len(keys), *keys, *arguments)
+        return list(await pipe.execute())
+    except NoScriptError:
+        for each in SHA:  # a new Redis, or one that was started again
+            await redis.script_load(each)
+        raise
 
 
 async def _check_present(redis: Redis, names: Names, claimed: list[bytes] | None) -> None:
@@ -207,7 +262,7 @@ async def until_answered(call: Any) -> Any:
         try:
             return await call()
         except AWAY as error:
-            if waited % 5 < RETRY_S:
+            if not isinstance(error, NoScriptError) and waited % 5 < RETRY_S:
                 log.warning("Redis is away, waiting", error=repr(error), waited_s=round(waited, 1))
             await asyncio.sleep(RETRY_S)
             waited += RETRY_S

@@ -5,22 +5,25 @@ The cost of a message is paid once, here. What cannot be taken goes to `rejected
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from riskflow.columns import Columns, Text, partition_of, take
+from riskflow.columns import Columns, Text, partition_of
 from riskflow.declare import Feed
 from riskflow.errors import EventRejected
 from riskflow.events import Decoder, Parked
 from riskflow.names import Names
 from riskflow.plan import Plan
-from riskflow.state import INTAKE_LOG, INTAKE_PARTITION, row_position, source_name
-from stream import blocks, metrics
+from riskflow.record_batches import first_offset
+from riskflow.state import INTAKE_LOG, INTAKE_PARTITION, row_position
+from stream import blocks, head, metrics
+from stream.batch import Batch, Sent
 from stream.faults import reached
 from stream.head import Head
 from stream.outbox import Outbox, rejection
-from stream.transport import Producer, Records
+from stream.transport import Producer
 
 REJECTED_BYTES = 1 << 20
 
@@ -38,60 +41,62 @@ class Intake:
         self._decoder = Decoder(plan, feed, hash_key)
         self._first = plan.usecase.entities[0].field
         self._partitions = partitions
+        self._onward = blocks.Onward(self.name, INTAKE_PARTITION, INTAKE_LOG, self._first, names.by(self._first))
 
-    async def apply(self, head: Head, records: Records) -> None:
-        """Decodes, sends, commits."""
+    async def apply(self, work: Sequence[Batch]) -> None:
+        """Decodes, sends, commits; the batches are of different partitions."""
         outbox = Outbox(self.producer)
-        rows, offsets = await self._decode(head, records, outbox)
+        rows: list[Any] = []
+        positions: list[int] = []
+        counts: list[int] = []
+        for batch in work:
+            before = len(rows)
+            self._decode(batch, rows, positions, outbox)
+            counts.append(len(rows) - before)
         reached("after_decode")
-        await head.load([])  # still mine? so that what is sent comes from the owner's position
+        await head.load(
+            [(b.head, ()) for b in work]
+        )  # still mine? so that what is sent comes from the owner's position
         reached("after_load")
-        sent = dict(head.sent)
+        sent = {b.head.partition: dict(b.head.sent) for b in work}
         if rows:
-            await self._send(head, self._columns(head, rows, offsets), sent, outbox)
+            parts = np.repeat([b.head.partition for b in work], counts).astype(np.int32)
+            await self._send(self._columns(rows, positions, parts), sent, outbox)
         await outbox.acknowledged()
         reached("after_send")
-        await head.commit(records[-1].offset + 1, sent=sent)
+        await head.commit([head.Commit(b.head, b.end, sent=sent[b.head.partition]) for b in work])
         reached("after_commit")
 
-    async def _decode(self, head: Head, records: Records, outbox: Outbox) -> tuple[list[Any], list[int]]:
-        rows, offsets = [], []
+    def _decode(self, batch: Batch, rows: list[Any], positions: list[int], outbox: Outbox) -> None:
         decode = self._decoder.row
-        for record in records:
+        for record in batch.records:
             try:
-                if record.offset in head.parked:
+                if record.offset in batch.head.parked:
                     raise EventRejected("parked", "taken out by hand with `riskflow park`")
                 rows.append(decode(record.value, record.timestamp))
-                offsets.append(record.offset)
+                positions.append(row_position(record.offset))
             except EventRejected as error:
-                await self._reject(head, record, error, outbox)
+                self._reject(batch.head, record, error, outbox)
             except Parked:
                 metrics.PARKED.labels(self.plan.name).inc()
-        return rows, offsets
 
-    def _columns(self, head: Head, rows: list[Any], offsets: list[int]) -> Columns:
+    def _columns(self, rows: list[Any], positions: list[int], parts: Any) -> Columns:
         columns = self._decoder.columns(rows)
-        columns[INTAKE_LOG] = np.array([row_position(o) for o in offsets], np.int64)
-        columns[INTAKE_PARTITION] = np.full(len(rows), head.partition, np.int32)
+        columns[INTAKE_LOG] = np.array(positions, np.int64)
+        columns[INTAKE_PARTITION] = parts
         return columns
 
-    async def _send(self, head: Head, columns: Columns, sent: dict[str, int], outbox: Outbox) -> None:
+    async def _send(self, columns: Columns, sent: Sent, outbox: Outbox) -> None:
         ids: Any = columns[self._first]
-        source, topic = source_name(self.name, head.partition), self.names.by(self._first)
-        for partition, rows in blocks.by_destination(partition_of(ids, self._partitions)):
-            part = take(columns, rows)
-            key = source_name(self._first, partition)
-            positions: Any = part[INTAKE_LOG]
-            parts = blocks.cut(part, source=source, by=INTAKE_LOG, after=sent.get(key, -1), epoch=head.epoch)
-            await outbox.send(topic, partition, [(None, block) for block in parts])
-            sent[key] = int(positions[-1])
+        await self._onward.send(columns, partition_of(ids, self._partitions), sent, outbox)
 
-    async def _reject(self, head: Head, record: Any, error: EventRejected, outbox: Outbox) -> None:
+    def _reject(self, of: Head, record: Any, error: EventRejected, outbox: Outbox) -> None:
         metrics.REJECTED.labels(self.plan.name, self.name, error.kind).inc()
-        key = f"{self.name}:{head.partition}:{record.offset}".encode()
-        headers = rejection(error, self.name, self.topic, head.partition, record.offset)
+        offset = first_offset(record)
+        key = f"{self.name}:{of.partition}:{offset}".encode()
+        headers = rejection(error, self.name, self.topic, of.partition, offset)
         # The whole message stands at its position; a compressed one may be larger than any record here can be.
-        await outbox.send(self.names.rejected, 0, [(key, (record.value or b"")[:REJECTED_BYTES])], headers)
+        outbox.reject(self.names.rejected, key, (record.value or b"")[:REJECTED_BYTES], headers)
 
 
 def id_texts(column: Any) -> list[str]:

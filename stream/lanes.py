@@ -1,7 +1,9 @@
-"""Lanes: one for each claimed partition of a stage. Fetches go in, batches are applied one after another.
+"""Lanes: one for each claimed partition of a stage. Fetches go in; what waits is applied, batch after batch.
 
-Batches are adaptive: what is waiting is taken together, and nothing waits for more. Lanes of different partitions run
-side by side. A lane that fails ends the worker: the state in Redis says where the next one begins.
+Batches are adaptive: what is waiting is taken, and nothing waits for more. Partitions that have something waiting at
+the same time are applied together, in one *pass*, because most of what a small batch costs does not depend on how many
+rows it has; those that come later begin a pass of their own beside it. A pass that fails ends the worker: the state in
+Redis says where the next one begins.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import structlog
@@ -17,8 +19,10 @@ from faust.types import TP
 
 from riskflow.errors import Leave, NotReady
 from riskflow.names import Names
+from riskflow.record_batches import TOO_LARGE, Unreadable, first_offset, stands_for
 from riskflow.state import grown
 from stream import metrics
+from stream.batch import Batch
 from stream.cluster import TopicInfo
 from stream.head import Head, has_head
 from stream.transport import Consumer, Fetch, Records
@@ -29,7 +33,10 @@ LANE_BYTES = 32 * 1024 * 1024
 BATCH_BLOCKS = 64  # fetched blocks of an internal log merged into one batch, at most
 BATCH_BYTES = 4 * 1024 * 1024
 STUCK_STARTS = 3
+FINISH_S = 10.0
 SAME_TOPICS_S = 5.0  # between two looks at the ids of topics
+# Only we write blocks, so a disk has lost them; passing over them would lose their rows.
+DAMAGED_LOG = "Let a replica that is whole lead this partition (kafka-leader-election.sh), then start the worker again."
 
 
 class StageApply(Protocol):
@@ -39,7 +46,7 @@ class StageApply(Protocol):
     topic: str
     internal: bool
 
-    async def apply(self, head: Head, records: Records) -> None: ...
+    async def apply(self, work: Sequence[Batch]) -> None: ...
 
 
 class Lane:
@@ -50,7 +57,7 @@ class Lane:
         self._batch = BATCH_BLOCKS if stage.internal else batch_rows
         self._consumer = consumer
         self._waiting: deque[Any] = deque()
-        self._something = asyncio.Event()
+        self.busy = self.closed = False
         self._next = head.position  # the next offset this lane takes in
         self._full = False
         self._bytes = 0
@@ -66,17 +73,17 @@ class Lane:
         fresh = records if records[0].offset == self._next else [r for r in records if r.offset >= self._next]
         if not fresh:
             return True
-        if not self.stage.internal and not self._follows(fresh[0].offset):
+        first = first_offset(fresh[0])
+        if not self.stage.internal and not self._follows(first):
             return False
-        if self.stage.internal and fresh[0].offset != self._next:
+        if self.stage.internal and first > self._next:
             raise Leave(
-                f"stage {self.stage.name!r}, partition {self.tp.partition}: offset {fresh[0].offset} came where "
+                f"stage {self.stage.name!r}, partition {self.tp.partition}: offset {first} came where "
                 f"{self._next} was expected. If the log lost it (retention, another topic), run `riskflow rebuild`."
             )
         self._waiting.extend(fresh)
         self._bytes += sum(len(r.value or b"") for r in fresh)
         self._next = fresh[-1].offset + 1
-        self._something.set()
         if (len(self._waiting) > LANE_RECORDS or self._bytes > LANE_BYTES) and not self._full:
             self._full = True
             self._consumer.on_buffer_full(self.tp)
@@ -84,7 +91,7 @@ class Lane:
 
     def _follows(self, first: int) -> bool:
         """Whether a fetch of a feed may be taken: it begins at the next offset, or nothing is before it once more."""
-        if first == self._next or first == self._gap_to:
+        if first <= self._next or first == self._gap_to:
             self._gap_to = None
             return True
         self._gap_to = first if self._gap_to is None else min(first, self._gap_to)
@@ -95,18 +102,38 @@ class Lane:
         """The offset that the next fetch must begin with."""
         return self._next
 
-    async def run(self, use_case: str) -> None:
-        """Applies batches until cancelled."""
-        took = metrics.BATCH_S.labels(use_case, self.stage.name)
-        position = metrics.POSITION.labels(use_case, self.stage.name, str(self.tp.partition))
-        while True:
-            await self._something.wait()
-            batch = self._take()
-            await self._check_gap(batch)
-            started = time.perf_counter()
-            await self.stage.apply(self.head, batch)
-            took.observe(time.perf_counter() - started)
-            position.set(self.head.position)
+    @property
+    def ready(self) -> bool:
+        """Something waits, and nothing of this partition is being applied."""
+        return bool(self._waiting) and not self.busy and not self.closed
+
+    @property
+    def alone(self) -> bool:
+        """After a start that moved nothing this partition keeps to itself: what fails here must not stop others."""
+        return self.head.starts > 1
+
+    async def take(self) -> Batch:
+        """The next batch; the lane is busy until `done`."""
+        self.busy = True
+        batch = self._take()
+        self._check_readable(batch[0], self.head.names.usecase)
+        await self._check_gap(batch)
+        return Batch(self.head, batch)
+
+    def _check_readable(self, record: Any, use_case: str) -> None:
+        """What cannot be read is passed over only by hand. A batch that is too large is for the feed to reject."""
+        value = record.value
+        if not isinstance(value, Unreadable) or (value.kind == TOO_LARGE and not self.stage.internal):
+            return
+        where = f"topic {self.tp.topic}, partition {self.tp.partition}: {value.why}"
+        if self.stage.internal:
+            raise NotReady(f"{where}. {DAMAGED_LOG}")
+        if not any(stands_for(record, offset) for offset in self.head.parked):
+            command = f"riskflow park {use_case} {self.stage.name} {self.tp.partition} {value.first}"
+            raise NotReady(
+                f"{where}. What comes behind it waits. To go on without it run `{command}`, "
+                "which keeps its bytes, and start the worker again."
+            )
 
     async def _check_gap(self, batch: Records) -> None:
         """Missing offsets of a feed are transaction markers, or retention that passed our position: that is a loss."""
@@ -124,12 +151,15 @@ class Lane:
         batch, size = [], 0
         most = 1 if self.head.position < self._singly else self._batch
         while self._waiting and len(batch) < most and size < BATCH_BYTES:
+            alone = isinstance(self._waiting[0].value, Unreadable)
+            if alone and batch:
+                break  # what came before it is committed first
             record = self._waiting.popleft()
             size += len(record.value or b"")
             batch.append(record)
+            if alone:
+                break
         self._bytes -= size
-        if not self._waiting:
-            self._something.clear()
         if self._full and len(self._waiting) < LANE_RECORDS // 2 and self._bytes < LANE_BYTES // 2:
             self._full = False
             self._consumer.on_buffer_drop(self.tp)
@@ -137,7 +167,7 @@ class Lane:
 
 
 class Lanes:
-    """All lanes of this worker: claimed when partitions are assigned, dropped when they are revoked."""
+    """All lanes of this worker: claimed when partitions are assigned, given back when they are revoked."""
 
     def __init__(
         self,
@@ -152,8 +182,8 @@ class Lanes:
         self._batch_rows, self._failed = batch_rows, failed
         self._stages: dict[str, StageApply] = {}
         self._lanes: dict[TP, Lane] = {}
-        self._tasks: dict[TP, asyncio.Task[None]] = {}
         self._running: set[asyncio.Task[None]] = set()
+        self._about_to_start: set[str] = set()
         self._ids: dict[str, str] = {}  # of all stages' topics: partitions of a deleted one are taken from us
         self.consumer: Consumer | None = None
 
@@ -170,6 +200,33 @@ class Lanes:
             self._background(self._check_same_topic(tp, lane.head))
         if not lane.put(records):
             self._background(self._read_again(tp, lane.next_offset))
+        self._start_soon(tp.topic)
+
+    def _start_soon(self, topic: str) -> None:
+        """Begins passes after all that the event loop has in hand: other partitions' fetches may be among it."""
+        if topic not in self._about_to_start:
+            self._about_to_start.add(topic)
+            asyncio.get_running_loop().call_soon(self._start, topic)
+
+    def _start(self, topic: str) -> None:
+        self._about_to_start.discard(topic)
+        ready = [lane for tp, lane in self._lanes.items() if tp.topic == topic and lane.ready]
+        for lane in ready:
+            lane.busy = True
+        together = [lane for lane in ready if not lane.alone]
+        for lanes in ([together] if together else []) + [[lane] for lane in ready if lane.alone]:
+            self._background(self._pass(self._stages[topic], lanes))
+
+    async def _pass(self, stage: StageApply, lanes: list[Lane]) -> None:
+        """One batch of each of these lanes, from fetched to committed."""
+        started = time.perf_counter()
+        await stage.apply([await lane.take() for lane in lanes])
+        metrics.BATCH_S.labels(self._names.usecase, stage.name).observe(time.perf_counter() - started)
+        for lane in lanes:
+            position = metrics.POSITION.labels(self._names.usecase, stage.name, str(lane.tp.partition))
+            position.set(lane.head.position)
+            lane.busy = False
+        self._start_soon(stage.topic)
 
     async def _read_again(self, tp: TP, offset: int) -> None:
         assert self.consumer is not None
@@ -212,7 +269,10 @@ class Lanes:
             self._ids = {topic: topics[topic].topic_id for topic in self._stages}
             await self._check_grown(topics)
             assert self.consumer is not None
-            heads = await asyncio.gather(*(self._claim(tp) for tp in new))
+            heads = await asyncio.gather(*(self._claim(tp, topics[tp.topic].topic_id) for tp in new))
+            self._check_same_kafka(
+                [head.topic_id == topics[tp.topic].topic_id for tp, head in zip(new, heads, strict=True)]
+            )
             ranges = await self.consumer.log_range(new)  # after the claims: nobody before us can send beyond
             for tp, head in zip(new, heads, strict=True):
                 self._check(tp, head, topics[tp.topic].topic_id, ranges[tp])
@@ -230,16 +290,29 @@ class Lanes:
                 raise NotReady(grown(self._names, stage.topic, partitions, [p for p, h in enumerate(there) if not h]))
 
     async def release(self, revoked: set[TP]) -> None:
-        """Drops lanes at once: what they had not committed is repeated by the next owner."""
-        tasks = [self._tasks.pop(tp) for tp in revoked if tp in self._tasks]
+        """Gives lanes back: what is being applied is finished first, the rest is left to the next owner."""
+        given = [self._lanes[tp] for tp in revoked if tp in self._lanes]
+        for lane in given:
+            lane.closed = True
+        until = time.monotonic() + FINISH_S
+        while any(lane.busy for lane in given):
+            if time.monotonic() > until:
+                raise Leave(f"a batch was not done {FINISH_S:.0f} s after its partition went to another worker")
+            await asyncio.sleep(0.01)
         for tp in revoked:
             self._lanes.pop(tp, None)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _claim(self, tp: TP) -> Head:
-        return await Head.claim(self._redis, self._names, self._stages[tp.topic].name, tp.partition)
+    async def _claim(self, tp: TP, topic_id: str) -> Head:
+        return await Head.claim(self._redis, self._names, self._stages[tp.topic].name, tp.partition, topic_id)
+
+    def _check_same_kafka(self, ours: list[bool]) -> None:
+        """One topic of several may have been made again; when no head is of its topic, two platforms are mixed."""
+        if len(ours) > 1 and not any(ours):
+            raise NotReady(
+                f"none of the {len(ours)} heads in this Redis is of this Kafka's topics; they were left as they are. "
+                "Set RISKFLOW_REDIS_URL and RISKFLOW_KAFKA to a Redis and a Kafka that belong together. If this Redis "
+                f"shall serve this Kafka from now on, empty it and run `riskflow rebuild {self._names.usecase}`."
+            )
 
     def _check(self, tp: TP, head: Head, topic_id: str, log_range: tuple[int, int]) -> None:
         first, end = log_range
@@ -265,15 +338,12 @@ class Lanes:
 
     def _open(self, tp: TP, head: Head) -> None:
         assert self.consumer is not None
-        lane = Lane(self._stages[tp.topic], head, tp, self._batch_rows, self.consumer)
-        self._lanes[tp] = lane
-        self._tasks[tp] = self._background(lane.run(self._names.usecase))
+        self._lanes[tp] = Lane(self._stages[tp.topic], head, tp, self._batch_rows, self.consumer)
 
-    def _background(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def _background(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._running.add(task)
         task.add_done_callback(self._done)
-        return task
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)

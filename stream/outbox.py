@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Awaitable, Iterable
 from typing import Any
 
@@ -18,14 +19,23 @@ class Outbox:
     def __init__(self, producer: Producer) -> None:
         self._producer = producer
         self._pending: list[Awaitable[Any]] = []
+        self._rejected: defaultdict[str, list[tuple[bytes, bytes, Headers]]] = defaultdict(list)
 
     async def send(
         self, topic: str, partition: int, records: Iterable[tuple[bytes | None, bytes]], headers: Headers | None = None
     ) -> None:
-        self._pending += await self._producer.send_records(topic, partition, records, headers)
+        shared = headers or []
+        self._pending += await self._producer.send_records(topic, partition, ((k, v, shared) for k, v in records))
+
+    def reject(self, topic: str, key: bytes, value: bytes, headers: Headers) -> None:
+        """Keeps a record until `acknowledged`: a topic full of garbage is sent in a few batches."""
+        self._rejected[topic].append((key, value, headers))
 
     async def acknowledged(self) -> None:
-        """Waits for all of them; raises the first failure."""
+        """Sends what was rejected and waits for everything; raises the first failure."""
+        for topic, records in self._rejected.items():
+            self._pending += await self._producer.send_records(topic, 0, records)
+        self._rejected.clear()
         pending, self._pending = self._pending, []
         if pending:
             await asyncio.gather(*pending)

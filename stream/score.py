@@ -7,6 +7,8 @@ before the first output leaves, and never changes where outputs of the old one m
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 import msgspec
@@ -22,7 +24,8 @@ from riskflow.policy import ACTIONS
 from riskflow.registry import CHAMPION
 from riskflow.scoring import Scored
 from riskflow.state import INTAKE_LOG, INTAKE_PARTITION, ROW_BITS, log_columns, source_name
-from stream import blocks, metrics
+from stream import blocks, head, metrics
+from stream.batch import Batch, Sent
 from stream.entity import reject_row
 from stream.faults import reached, scores_sent
 from stream.head import Head
@@ -41,20 +44,26 @@ class Score:
     ) -> None:
         self.plan, self.names, self.swap, self.worker = plan, names, swap, worker
         self._scores_partitions, self._rows_partitions = scores_partitions, rows_partitions
-        self._by = log_columns(plan.stages[-1].entity.field)[0]
+        self._stage = plan.stages[-1].entity.field
+        self._by, self._part = log_columns(self._stage)
         self._logs = [log_columns(s.entity.field) for s in plan.stages]
 
-    async def ready(self, head: Head) -> None:
-        """Waits for a bundle; pins a new one in the head where that is safe."""
+    async def ready(self, work: Sequence[Batch]) -> None:
+        """Waits for a bundle; pins a new one in the heads where that is safe."""
         newest = await self.swap.newest()
-        pinned = head.roster.get(CHAMPION)
-        if pinned is not None and newest.number <= pinned["number"]:
-            return
-        if pinned is not None and head.position < head.fence and await self._usable(pinned):
+        pins = [b.head for b in work if await self._may_pin(b.head, newest)]
+        if not pins:
             return
         reached("before_swap")
-        await head.commit(head.position, roster={CHAMPION: newest.pin, "from": head.position})
+        rosters = [{CHAMPION: newest.pin, "from": h.position} for h in pins]
+        await head.commit([head.Commit(h, h.position, roster=r) for h, r in zip(pins, rosters, strict=True)])
         reached("during_swap")
+
+    async def _may_pin(self, of: Head, newest: Live) -> bool:
+        pinned = of.roster.get(CHAMPION)
+        if pinned is None:
+            return True
+        return newest.number > pinned["number"] and (of.position >= of.fence or not await self._usable(pinned))
 
     async def _usable(self, pin: Any) -> bool:
         """Whether the pinned bundle can still be loaded; if not, a newer champion takes over before the fence."""
@@ -65,32 +74,55 @@ class Score:
             return False
         return True
 
-    async def send(self, head: Head, columns: Columns, sent: dict[str, int], outbox: Outbox) -> None:
-        live = await self.swap.pinned(head.roster[CHAMPION])
+    async def send(self, work: Sequence[Batch], columns: Columns, sent: Sent, outbox: Outbox) -> None:
+        """Scores and rows; partitions that pin the same bundle are scored together."""
+        by_bundle: dict[str, list[Head]] = {}
+        for batch in work:
+            by_bundle.setdefault(batch.head.roster[CHAMPION]["hash"], []).append(batch.head)
+        part: Any = columns[self._part]
+        for heads in by_bundle.values():
+            live = await self.swap.pinned(heads[0].roster[CHAMPION])
+            rows = np.flatnonzero(np.isin(part, [h.partition for h in heads])) if len(by_bundle) > 1 else None
+            if rows is None or len(rows):
+                await self._send(heads, columns if rows is None else take(columns, rows), live, sent, outbox)
+
+    async def _send(self, heads: list[Head], columns: Columns, live: Live, sent: Sent, outbox: Outbox) -> None:
         kinds: Any = columns[KIND]
         events = np.flatnonzero(kinds == 0)
         scored: Scored | None = None
         if len(events):
             part = columns if len(events) == len(kinds) else take(columns, events)
             scored = live.scorer.score(part)
-            await self._send_scores(head, part, scored, live, outbox)
-        await self._send_rows(head, columns, events, scored, live, sent, outbox)
+            await self._send_scores(heads, part, scored, live, outbox)
+        await self._send_rows(heads, {**columns, **self._outputs(n_rows(columns), events, scored, live)}, sent, outbox)
 
-    async def _send_scores(self, head: Head, events: Columns, scored: Scored, live: Live, outbox: Outbox) -> None:
+    def _by_head(self, heads: list[Head], columns: Columns) -> Iterator[tuple[Head, Any]]:
+        """Each head with its rows; None: all of them."""
+        part: Any = columns[self._part]
+        for of in heads:
+            rows = np.flatnonzero(part == of.partition)
+            if len(rows):
+                yield of, None if len(rows) == len(part) else rows
+
+    async def _send_scores(
+        self, heads: list[Head], events: Columns, scored: Scored, live: Live, outbox: Outbox
+    ) -> None:
         for row in np.flatnonzero(np.isnan(scored.score)):
             degraded: Any = events[DEGRADED]
             detail = f"no score could be worked out; degraded: {degraded.strings()[row] or 'nothing'}"
-            await reject_row(self.plan, self.names, events, int(row), "no_score", detail, "score", outbox)
-        records = list(self._messages(events, scored, live))
+            reject_row(self.plan, self.names, events, int(row), "no_score", detail, "score", outbox)
+        messages = list(self._messages(events, scored, live))
         metrics_of = metrics.EVENTS_SCORED.labels
         for action, count in zip(*np.unique(scored.action, return_counts=True), strict=True):
             metrics_of(self.plan.name, ACTIONS[action]).inc(int(count))
-        headers = self._headers(head)
-        await outbox.send(self.names.scores, head.partition % self._scores_partitions, records, headers)
+        for of, rows in self._by_head(heads, events):
+            chosen = messages if rows is None else [messages[i] for i in rows.tolist()]
+            records = [m for m in chosen if m is not None]
+            await outbox.send(self.names.scores, of.partition % self._scores_partitions, records, self._headers(of))
         scores_sent()
 
     def _messages(self, events: Columns, scored: Scored, live: Live) -> Any:
-        """(key, JSON) of each score: a pure function of log, plan and roster."""
+        """(key, JSON) of each score: a pure function of log, plan and roster. None where there is no score."""
         ids: Any = events[ID]
         times: Any = events[TIME]
         reasons = dict(zip(scored.flagged.tolist(), scored.reasons(), strict=True))
@@ -104,6 +136,7 @@ class Score:
         )  # fmt: skip
         for i, (name, at_ms, score, band, action, broken, position) in enumerate(rows):
             if score != score:
+                yield None
                 continue
             yield name.encode(), encode({
                 "event_id": name, "score": score, "band": bands[band], "action": actions[action],
@@ -129,29 +162,27 @@ class Score:
         names = [n for n, _, _ in named]
         return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
 
-    def _headers(self, head: Head) -> Headers:
+    def _headers(self, of: Head) -> Headers:
         """What is not a pure function of the log stands in headers."""
         decided = str(int(time.time() * 1000)).encode()
-        return [("decided-at", decided), ("epoch", str(head.epoch).encode()), ("worker", self.worker.encode())]
+        return [("decided-at", decided), ("epoch", str(of.epoch).encode()), ("worker", self.worker.encode())]
 
-    async def _send_rows(
-        self,
-        head: Head,
-        columns: Columns,
-        events: Any,
-        scored: Scored | None,
-        live: Live,
-        sent: dict[str, int],
-        outbox: Outbox,
-    ) -> None:
-        full = {**columns, **self._outputs(n_rows(columns), events, scored, live)}
-        positions: Any = full[self._by]
-        partition = head.partition % self._rows_partitions
-        key = source_name(ROWS_SOURCE, partition)
-        source = source_name(self.plan.stages[-1].entity.field, head.partition)
-        parts = blocks.cut(full, source=source, by=self._by, after=sent.get(key, -1), epoch=head.epoch)
-        await outbox.send(self.names.rows, partition, [(None, block) for block in parts])
-        sent[key] = int(positions[-1])
+    async def _send_rows(self, heads: list[Head], full: Columns, sent: Sent, outbox: Outbox) -> None:
+        part: Any = full[self._part]
+        bounds = [0, *(np.flatnonzero(part[1:] != part[:-1]) + 1).tolist(), len(part)]
+        of = {h.partition: h for h in heads}
+        to = {p: p % self._rows_partitions for p in of}
+        sources = []
+        for first, end in pairwise(bounds):
+            p = int(part[first])
+            after = sent[p].get(source_name(ROWS_SOURCE, to[p]), -1)
+            sources.append(blocks.Source(self._stage, p, after, first, end))
+        epochs = [of[s.partition].epoch for s in sources]
+        parts = blocks.cut(full, [[s] for s in sources], by=self._by, epochs=epochs)
+        for source, mine in zip(sources, parts, strict=True):
+            p = source.partition
+            await outbox.send(self.names.rows, to[p], [(None, block) for block in mine])
+            sent[p][source_name(ROWS_SOURCE, to[p])] = source.after
 
     def _outputs(self, n: int, events: Any, scored: Scored | None, live: Live) -> Columns:
         out: Columns = {}

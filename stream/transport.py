@@ -13,10 +13,15 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 import aiokafka
+from aiokafka.consumer import fetcher
 from aiokafka.errors import KafkaError
+from aiokafka.record.memory_records import MemoryRecords
+from aiokafka.record.util import calc_crc32c
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 from faust.types.tuples import Message
+
+from riskflow.record_batches import Batches
 
 Records = list[Any]  # aiokafka's ConsumerRecord, in order
 
@@ -32,6 +37,16 @@ class Fetch(Message):
         )  # fmt: skip
 
 
+class Fetched(Batches):
+    """Record batches that are expanded within bounds before aiokafka reads them; see riskflow/record_batches.py."""
+
+    crc = staticmethod(calc_crc32c)
+
+    @staticmethod
+    def read(raw: bytes) -> Any:
+        return MemoryRecords(raw).next_batch()
+
+
 class ConsumerThread(driver.AIOKafkaConsumerThread):
     """Reads committed messages only, in large fetches."""
 
@@ -40,6 +55,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         # Both are read at start(), after this; Faust has no setting for them outside its transactions.
         consumer._isolation_level = "read_committed"
         consumer._fetch_max_bytes = 16 * 1024 * 1024
+        fetcher.MemoryRecords = Fetched  # a worker's only consumer; there is no parameter for it
         return consumer
 
     async def log_range(self, tps: Iterable[TP]) -> dict[TP, tuple[int, int]]:
@@ -141,20 +157,19 @@ class Producer(driver.Producer):
         self,
         topic: str,
         partition: int,
-        records: Iterable[tuple[bytes | None, bytes]],
-        headers: list[tuple[str, bytes]] | None = None,
+        records: Iterable[tuple[bytes | None, bytes, list[tuple[str, bytes]]]],
     ) -> list[Awaitable[Any]]:
-        """Queues (key, value) records in order and returns what must be awaited; each awaitable is one batch."""
+        """Queues (key, value, headers) in order and returns what must be awaited; each awaitable is one batch."""
         producer = self._ensure_producer()
         acknowledgements: list[Awaitable[Any]] = []
         # aiokafka lets a batch wait for the one before it, but counts that time wrongly when several wait at once.
         async with self._turns[topic, partition]:
             batch, used = producer.create_batch(), 0
-            for key, value in records:
-                if batch.append(key=key, value=value, timestamp=None, headers=headers or []) is None:
+            for key, value, headers in records:
+                if batch.append(key=key, value=value, timestamp=None, headers=headers) is None:
                     acknowledgements.append(await producer.send_batch(batch, topic, partition=partition))
                     batch = producer.create_batch()
-                    batch.append(key=key, value=value, timestamp=None, headers=headers or [])
+                    batch.append(key=key, value=value, timestamp=None, headers=headers)
                 used += 1
             if used:
                 acknowledgements.append(await producer.send_batch(batch, topic, partition=partition))

@@ -13,10 +13,11 @@ import redis
 from kafka import KafkaConsumer, TopicPartition
 
 from batch.replay import recorded_orders, replay
-from riskflow.columns import Columns, Text, concat, decode, n_rows, take
+from riskflow.columns import Columns, Text, concat, n_rows, take
 from riskflow.names import Names
 from riskflow.plan import Plan
 from riskflow.state import INTAKE_LOG, INTAKE_PARTITION
+from riskflow.wire import decode
 
 
 @dataclass

@@ -70,12 +70,12 @@ def worker(log: Path, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
                 process.wait(20)
-            _forget_member()
+            forget_member()
             print(log.read_text()[-3000:])
 
 
-def _forget_member() -> None:
-    """Kafka would keep the stopped worker's place for 10 s, and rebuild waits for that."""
+def forget_member() -> None:
+    """Kafka would keep the stopped worker's place for 10 s, and rebuild and park wait for that."""
     from kafka.admin import MemberToRemove
     from kafka.errors import KafkaError
 

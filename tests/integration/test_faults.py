@@ -7,25 +7,39 @@ an outage lasts (30 in `make chaos`, which also runs the tests marked long).
 from __future__ import annotations
 
 import os
+import shutil
 import time
+import uuid
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 from kafka import TopicPartition
 from kafka.admin import KafkaAdminClient
 
 from batch import topics as batch_topics
+from batch.archive import archive, read_log
+from batch.parity import parity
+from batch.rebuild import rebuild
 from ops import local
 from ops.local import Services
+from riskflow.errors import NotReady
 from riskflow.keys import make_keys
 from riskflow.settings import settings
+from stream.lanes import LANE_BYTES
 from tests import support
+from tests.chaos.world import World, make_world
+from tests.integration import batch_cases as cases
 from tests.integration.worker import Bench, bench, event
+from tests.raw_batches import batch, record
+from tests.raw_batches import send as put
 
 OUTAGE_S = float(os.environ.get("RISKFLOW_OUTAGE_S", "8"))
-NOT_READY = 3
+NOT_READY, LEAVE = 3, 4
+WAITING = 110_000
 
 pytestmark = [pytest.mark.services, pytest.mark.timeout(400)]
 
@@ -106,6 +120,119 @@ def test_an_emptied_redis_ends_the_worker_with_the_command(stream: Bench) -> Non
     assert "riskflow rebuild card_fraud" in stream.said()
     with pytest.raises(Exception, match="riskflow rebuild"):
         batch_topics.make(stream.plan, stream.conf, stream.partitions)
+
+
+def test_the_redis_of_another_kafka_ends_the_worker_and_is_left_as_it_was(stream: Bench) -> None:
+    stream.stop()
+    cases.forget_member()
+    url = stream.conf.redis_url.replace("/0", "/1")
+    before = _heads_of_another_kafka(stream, url)
+    stream.start(RISKFLOW_REDIS_URL=url)
+    assert stream.ended() == NOT_READY
+    assert "Set RISKFLOW_REDIS_URL and RISKFLOW_KAFKA to a Redis and a Kafka that belong together" in stream.said()
+    cases.forget_member()
+    with pytest.raises(NotReady, match="belong together"):
+        rebuild(stream.plan, stream.conf.model_copy(update={"redis_url": url}))
+    assert _hashes(url) == before, "a worker that runs there must not lose its partitions"
+
+
+@pytest.mark.long
+def test_a_redis_of_nobody_ends_the_worker_and_the_right_one_lets_it_go_on(stream: Bench) -> None:
+    stream.stop()
+    cases.forget_member()
+    stream.start(RISKFLOW_REDIS_URL=stream.conf.redis_url.replace("/0", "/2"))
+    assert stream.ended() == NOT_READY
+    assert "If this is not its Redis, set RISKFLOW_REDIS_URL" in stream.said()
+    assert "riskflow rebuild card_fraud" in stream.said()
+    stream.start()
+    stream.send("events", event("at home again"))
+    assert set(stream.wait_scored({"at home again"})) == {"first", "at home again"}
+
+
+def _heads_of_another_kafka(stream: Bench, url: str) -> dict[bytes, Any]:
+    """This worker's heads as they would stand for the same topics on another Kafka."""
+    number = int(url.rpartition("/")[2])
+    for key in support.store().scan_iter(f"{{{stream.names.prefix}*:head"):
+        support.store().copy(key, key, destination_db=number)
+        redis.Redis.from_url(url).hset(key, "topic_id", str(uuid.uuid4()))
+    return _hashes(url)
+
+
+def _hashes(url: str) -> dict[bytes, Any]:
+    store = redis.Redis.from_url(url)
+    return {key: store.hgetall(key) for key in store.scan_iter() if store.type(key) == b"hash"}
+
+
+@pytest.mark.long
+def test_an_older_and_an_empty_redis_in_the_place_of_the_right_one(stream: Bench, own: Any, tmp_path: Path) -> None:
+    """What the worker can repeat it repeats; what it cannot it says, and the command that it names mends it."""
+    plan, home = stream.plan, own[0].home
+    worlds = [cases.renamed(make_world(150, seed=i, customers=15, terminals=8), f"{i}-") for i in range(5)]
+
+    def goes_on(world: World) -> None:
+        cases.produce(world.messages)
+        stream.wait_scored(world.ids("score"), 120)
+        support.wait(lambda: cases.at_rest(plan), 60)
+
+    goes_on(worlds[0])
+    local.stop(home, "redis")
+    shutil.copytree(home / "redis", tmp_path / "older")
+    local.start(home, "redis")
+    goes_on(worlds[1])
+
+    _swap(home, tmp_path / "older")
+    cases.produce(worlds[2].messages)
+    assert stream.ended() == LEAVE
+    assert "Redis lost its last writes" in stream.said()
+    stream.start()
+    goes_on(worlds[2])
+    _everything_is_exact(stream, worlds[:3])
+
+    _swap(home, None)
+    cases.produce(worlds[3].messages)
+    assert stream.ended() == LEAVE
+    stream.start()
+    assert stream.ended() == NOT_READY
+    assert "riskflow rebuild card_fraud" in stream.said()
+    _rebuilt(stream, 2)
+    goes_on(worlds[3])
+    _everything_is_exact(stream, worlds[:4])
+
+    _swap(home, tmp_path / "older")  # of before the rebuild
+    cases.produce(worlds[4].messages)
+    assert stream.ended() == LEAVE
+    stream.start()
+    assert stream.ended() == NOT_READY
+    assert "Kafka has blocks of generation 2" in stream.said()
+    _rebuilt(stream, 3)
+    goes_on(worlds[4])
+    _everything_is_exact(stream, worlds)
+
+
+def _swap(home: Path, data: Path | None) -> None:
+    """Another Redis comes up on the same port."""
+    local.stop(home, "redis")
+    shutil.rmtree(home / "redis")
+    if data is not None:
+        shutil.copytree(data, home / "redis")
+    local.start(home, "redis")
+
+
+def _rebuilt(stream: Bench, generation: int) -> None:
+    cases.forget_member()
+    assert rebuild(stream.plan, stream.conf).generation == generation
+    support.publish_small(stream.plan)
+    stream.start()
+
+
+def _everything_is_exact(stream: Bench, worlds: list[World]) -> None:
+    """Each event has one score, sent once or again as the same bytes; features and records are those of a replay."""
+    scores = stream.topics.outcome().scores
+    assert set(scores) - {"first"} == {i for w in worlds for i in w.ids("score")}
+    assert [i for i, sent in scores.items() if len(set(sent)) > 1] == []
+    archive(stream.plan, stream.conf)
+    found = parity(stream.plan, stream.conf, records=True)
+    assert found.equal, found.summary()
 
 
 def test_a_topic_made_again_ends_the_worker_with_the_command(stream: Bench) -> None:
@@ -189,6 +316,40 @@ def test_without_a_bundle_events_wait_on_kafka(own: tuple[Services, pytest.Monke
         assert made.scores() == {}
         support.publish_small(made.plan)
         made.wait_scored({"waits"}, 30)
+
+
+@pytest.mark.long
+def test_a_lane_that_was_full_before_the_first_bundle_loses_and_repeats_nothing(
+    own: tuple[Services, pytest.MonkeyPatch], tmp_path: Path
+) -> None:
+    with bench("full.", tmp_path / "worker.log", own[1], partitions=1) as made:
+        make_keys(made.conf.keys_folder)
+        made.start()
+        for first in range(0, WAITING, 10_000):
+            body = b"".join(record(i, event(f"{first + i:0100}", customer_id=f"{i % 997:0100}")) for i in range(10_000))
+            put(made.conf.kafka, made.names.feed("events"), 0, batch(body, 10_000))
+        support.wait(lambda: all(_passed(made, stage) for stage in ("events", "customer_id")), 120)
+        waiting = sum(len(r.value) for r in _read(made, made.names.by("terminal_id")))
+        assert waiting > LANE_BYTES, "more than the last lane takes in"
+        assert made.topics.end(made.names.scores) == 0
+        support.publish_small(made.plan)
+        support.wait(lambda: _passed(made, "terminal_id"), 120)
+        scored = Counter(r.key for r in _read(made, made.names.scores))
+        assert len(scored) == WAITING
+        assert set(scored.values()) == {1}
+        assert made.rejected() == []
+
+
+def _read(stream: Bench, topic: str) -> Iterator[Any]:
+    """All records of a topic of one partition, quickly."""
+    for _, records, _, _ in read_log(stream.conf.kafka, topic, {0: (0, stream.topics.end(topic))}):
+        yield from records
+
+
+def _passed(stream: Bench, stage: str) -> bool:
+    """Whether a stage has applied all of its log, of one partition."""
+    topic = {s: t for s, t, _ in batch_topics.stages(stream.plan, stream.names)}[stage]
+    return int(support.store().hget(stream.names.head(stage, 0), "position")) == stream.topics.end(topic) > 0
 
 
 def _wait_version(stream: Bench, name: str, version: int) -> None:

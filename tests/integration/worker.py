@@ -36,9 +36,9 @@ class Bench:
         self.topics = Topics(self.conf.kafka, self.names)
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
+    def start(self, **environment: str) -> None:
         with self.log.open("ab") as file:
-            self.process = supervise.start(self.plan.name, 0, stderr=file)
+            self.process = supervise.start(self.plan.name, 0, stderr=file, **environment)
 
     def ended(self, timeout_s: float = 60) -> int:
         """Waits for the worker to end by itself; its exit code."""

@@ -15,13 +15,14 @@ from batch import lake
 from batch.archive import _Topic
 from batch.archive_records import framing
 from batch.labels import completed
-from riskflow.columns import Text, encode
+from riskflow.columns import Text, n_rows
 from riskflow.declare import Entity
 from riskflow.names import Names
 from riskflow.plan import Plan
 from riskflow.settings import PROJECT
 from riskflow.state import INTAKE_LOG, INTAKE_PARTITION
 from riskflow.usecase import load_usecase
+from riskflow.wire import encode
 
 DAY_MS = 86_400_000
 NOON_MS = 1_790_000_000_000 // DAY_MS * DAY_MS + DAY_MS // 2
@@ -80,7 +81,7 @@ def block(epoch: int, positions: list[int], amounts: list[float], **more: Any) -
         INTAKE_PARTITION: np.zeros(n, np.int32),
         **more,
     }
-    return encode(columns, {"source": "terminal_id:0", "by": INTAKE_LOG, "after": -1, "epoch": epoch})
+    return encode(columns, {"from": [("terminal_id:0", -1, n_rows(columns))], "by": INTAKE_LOG, "epoch": epoch})
 
 
 def archived(plan: Plan, folder: Path, topic: str, records: list[Record]) -> pl.DataFrame:

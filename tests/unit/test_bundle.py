@@ -16,11 +16,11 @@ from batch.bundling import build_bundle, needed
 from batch.export import to_onnx
 from riskflow import bundle as bundles
 from riskflow.bundle import EXPECTED, GOLDEN, Bundle, canonical, check_golden, sign, verify
-from riskflow.columns import decode, encode
 from riskflow.errors import BundleRefused
 from riskflow.keys import public_keys_of
 from riskflow.plan import Plan
 from riskflow.scoring import Scorer
+from riskflow.wire import decode, encode
 from tests.unit.bundle_cases import DECLARED, FUNCTIONS, KEY, bundle, plan, rules_only, trained
 from tests.unit.kernel_cases import plan_of
 

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from riskflow.columns import Columns, Text, combined_hash, concat, decode, encode, partition_of, row_sum, take
+from riskflow.columns import Columns, Text, combined_hash, concat, n_rows, partition_of, row_sum, take
+from riskflow.wire import decode, decode_all, encode, encode_parts
 
 HOSTILE = ["@pos", "e:", "", "\0", "\N{PILE OF POO}" * 128, "7", "7 ", "\u00e9", "e\u0301", "ÿ", "a\0b", "x" * 128]
 HASHES = [
@@ -78,9 +79,30 @@ def test_a_block_comes_back_as_it_was(values: list[str | None]) -> None:
     assert encode(found, said) == encode(columns, meta)
 
 
+@modest
+@given(st.lists(texts, min_size=1, max_size=4), st.integers(1, 5))
+def test_many_blocks_cut_from_one_table_are_read_into_one(tables: list[list[str | None]], step: int) -> None:
+    columns = columns_of([v for table in tables for v in table])
+    n = n_rows(columns)
+    bounds = [(a, min(a + step, n)) for a in range(0, n, step)]
+    blocks = encode_parts(columns, bounds, [{"at": a} for a, _ in bounds])
+    for (a, b), block in zip(bounds, blocks, strict=True):
+        assert block == encode(take(columns, np.arange(a, b)), {"at": a})
+    if blocks:
+        [(found, headers)] = decode_all(blocks)
+        assert same(found, columns)
+        assert [(h.meta["at"], h.rows) for h in headers] == [(a, b - a) for a, b in bounds]
+
+
+def test_blocks_with_other_columns_are_read_apart() -> None:
+    one, other = columns_of(["a"]), columns_of(["b"]) | {"more": np.zeros(1)}
+    found = [list(columns) for columns, _ in decode_all([encode(one, {}), encode(other, {}), encode(one, {})])]
+    assert found == [list(one), list(other), list(one)]
+
+
 def test_what_is_no_block_is_refused() -> None:
     block = encode(columns_of(["a", "b"]), {})
-    for broken in (b"", b"{}", block + b"x", b"RF2 " + block[4:]):
+    for broken in (b"", b"{}", block + b"x", b"RF1 " + block[4:]):
         with pytest.raises(ValueError, match="block"):
             decode(broken)
     with pytest.raises(ValueError):

@@ -12,6 +12,7 @@ from faust.types import TP
 
 from riskflow.errors import Leave, NotReady
 from riskflow.names import Names
+from riskflow.record_batches import TooLarge, Unreadable
 from stream.cluster import TopicIds
 from stream.lanes import LANE_RECORDS, Lane, Lanes
 
@@ -31,12 +32,17 @@ class FakeConsumer:
 
 def lane(internal: bool = False, starts: int = 0) -> Lane:
     stage: Any = SimpleNamespace(name="events", topic="t", internal=internal)
-    head: Any = SimpleNamespace(position=10, starts=starts)
+    head: Any = SimpleNamespace(position=10, starts=starts, parked=[])
     return Lane(stage, head, TP("t", 0), 1000, FakeConsumer())  # type: ignore[arg-type]
 
 
 def records(*offsets: int, size: int = 1) -> list[Any]:
     return [SimpleNamespace(offset=o, value=b"x" * size) for o in offsets]
+
+
+def unreadable(first: int, last: int, error: Exception | None = None) -> Any:
+    """One record in place of a batch that could not be read."""
+    return SimpleNamespace(offset=last, value=Unreadable.of(b"raw", first, last, error or ValueError("broken")))
 
 
 def taken(of: Lane) -> list[int]:
@@ -132,3 +138,38 @@ async def test_a_broker_that_says_nothing_is_no_other_topic(monkeypatch: pytest.
 async def test_kafka_that_is_away_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("stream.cluster.ASK_MS", 200)
     assert await TopicIds("127.0.0.1:1").of(["t"]) == {}
+
+
+@pytest.mark.parametrize("internal", [False, True])
+def test_a_batch_that_cannot_be_read_follows_the_offset_before_it_and_is_taken_alone(internal: bool) -> None:
+    one = lane(internal)
+    assert one.put([*records(10, 11), unreadable(12, 14), *records(15, 16)])
+    assert [[r.offset for r in one._take()] for _ in range(3)] == [[10, 11], [14], [15, 16]]
+
+
+def test_the_place_of_a_batch_is_no_jump_when_it_is_fetched_alone() -> None:
+    one = lane()
+    assert one.put([unreadable(10, 14)])
+    assert one.put(records(15))
+
+
+def test_a_batch_that_cannot_be_read_ends_the_worker_until_it_is_parked() -> None:
+    one, record = lane(), unreadable(12, 14)
+    with pytest.raises(NotReady, match=r"offsets 12 to 14 cannot be read.*`riskflow park shop events 0 12`"):
+        one._check_readable(record, "shop")
+    one.head.parked = [11, 15]
+    with pytest.raises(NotReady, match="riskflow park"):
+        one._check_readable(record, "shop")
+    one.head.parked = [12]
+    one._check_readable(record, "shop")
+
+
+def test_a_batch_that_is_too_large_is_left_to_the_feed_to_reject() -> None:
+    lane()._check_readable(unreadable(12, 14, TooLarge()), "shop")
+
+
+def test_an_internal_log_that_cannot_be_read_needs_another_replica_and_is_never_passed_over() -> None:
+    one = lane(internal=True)
+    one.head.parked = [12]
+    with pytest.raises(NotReady, match="replica"):
+        one._check_readable(unreadable(12, 14), "shop")

@@ -123,7 +123,8 @@ def test_history_survives_parquet(plan: Plan, lived: Columns, tmp_path: Path) ->
 def test_with_one_entity_what_is_left_goes_on_as_intake_would_have_sent_it(plan: Plan, lived: Columns) -> None:
     from batch.carry import blocks, known_at_last, pending_rows
     from batch.parked import Parked
-    from riskflow.columns import concat, decode
+    from riskflow.columns import concat
+    from riskflow.wire import decode
 
     alone = dataclasses.replace(plan, stages=plan.stages[:1], usecase=_first_entity_only(plan))
     n = len(lived["_kind"])
@@ -139,8 +140,9 @@ def test_with_one_entity_what_is_left_goes_on_as_intake_would_have_sent_it(plan:
     sent_on = [decode(b) for b in blocks(alone, sent, 0)]
     last: dict[str, int] = {}
     for columns, meta in sent_on:
-        assert meta["after"] == last.get(meta["source"], -1)
-        last[meta["source"]] = int(np.asarray(columns[INTAKE_LOG])[-1])
+        [(source, after, n)] = meta["from"]
+        assert (after, n) == (last.get(source, -1), len(columns["_kind"]))
+        last[source] = int(np.asarray(columns[INTAKE_LOG])[-1])
     ids: list[str | None] = []
     for columns, _ in sent_on:
         names: Any = columns["_id"]

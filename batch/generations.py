@@ -133,8 +133,15 @@ class Generations:
 
 
 def present_generation(store: Any, generations: Generations) -> int:
-    """The generation that workers use: the newest that the lake knows, even where Redis was emptied or is older."""
-    return max([int(store.get(generations.names.current_generation) or 1), *generations.known()])
+    """The generation that workers use; the newest that the lake knows where Redis was emptied or is older than that.
+
+    A Redis that has the newest one's heads is not older: there a rebuild was ended before it set the number.
+    """
+    stored = int(store.get(generations.names.current_generation) or 0)
+    newest = max([1, *generations.known()])
+    if stored and store.exists(generations.at(newest).head(generations.plan.entities[0], 0)):
+        return stored
+    return max(stored, newest)
 
 
 def base(plan: Plan, columns: Columns) -> Columns:

@@ -56,9 +56,9 @@ class Names:
         """The internal topic keyed by an entity: `card_fraud.g1.by.customer_id`."""
         return f"{self.prefix}{self.usecase}.g{self.generation}.by.{checked(entity, 'entity')}"
 
-    def generation_of(self, topic: str) -> int | None:
-        """The generation of an internal topic of this use case; None for any other topic."""
-        found = re.fullmatch(re.escape(f"{self.prefix}{self.usecase}.g") + r"(\d+)\.by\.\w+", topic)
+    def generation_of(self, topic: str, entity: str) -> int | None:
+        """The generation whose internal topic of this entity that is; None for any other topic."""
+        found = re.fullmatch(re.escape(f"{self.prefix}{self.usecase}.g") + rf"(\d+)\.by\.{entity}", topic)
         return int(found.group(1)) if found else None
 
     @property

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-import sys
 from typing import Any
 
 import faust
@@ -35,7 +34,6 @@ from stream.score import Score
 from stream.swap import Swap
 from stream.transport import Transport
 
-sys.setswitchinterval(0.0003)
 log = structlog.get_logger(__name__)
 
 
@@ -107,7 +105,7 @@ class Worker:
 
     async def connect(self) -> None:
         """Makes the stages, which need the numbers of partitions; called before the consumer is asked for positions."""
-        await check_newest(self.conf.kafka, self.names)
+        await check_newest(self.conf.kafka, self.names, self.plan.entities[0])
         topics = await self.describe()
         plan, names, producer = self.plan, self.names, self.app.producer
         partitions = [topics[names.by(e)].partitions for e in plan.entities]

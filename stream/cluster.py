@@ -35,6 +35,35 @@ async def describe(bootstrap: str, topics: Iterable[str], command: str) -> dict[
     return found
 
 
+async def check_newest(bootstrap: str, names: Names, first: str) -> None:
+    """Raises NotReady when workers have begun a later generation than the one that Redis names.
+
+    `first`: the first entity. Its log is written by workers alone; those of later ones a rebuild that then failed, too.
+    """
+    later = await asyncio.to_thread(_later_generation, bootstrap, names, first)
+    if later is not None:
+        raise NotReady(
+            f"Redis says that {names.usecase} is at generation {names.generation}, and Kafka has blocks of generation "
+            f"{later}: this Redis is older than its rebuild. If it is not the right one, set RISKFLOW_REDIS_URL; else "
+            f"run `riskflow rebuild {names.usecase}`."
+        )
+
+
+def _later_generation(bootstrap: str, names: Names, first: str) -> int | None:
+    """The newest generation behind this one of which the first entity's log holds anything."""
+    consumer = KafkaConsumer(bootstrap_servers=bootstrap.split(","), enable_auto_commit=False)
+    try:
+        found = {g: topic for topic in consumer.topics() if (g := names.generation_of(topic, first)) is not None}
+        for generation in sorted((g for g in found if g > names.generation), reverse=True):
+            topic = found[generation]
+            tps = [TopicPartition(topic, p) for p in consumer.partitions_for_topic(topic) or ()]
+            if any(consumer.end_offsets(tps).values()):
+                return generation
+    finally:
+        consumer.close()
+    return None
+
+
 class TopicIds:
     """Asks for ids again and again over one connection: 0.7 ms of CPU each time, where a new one costs 5 ms."""
 
@@ -64,31 +93,6 @@ class TopicIds:
 
 def _admin(bootstrap: list[str], **options: int) -> KafkaAdminClient:
     return KafkaAdminClient(bootstrap_servers=bootstrap, client_id="riskflow-describe", **options)
-
-
-async def check_newest(bootstrap: str, names: Names) -> None:
-    """Raises NotReady when a later generation than the one that Redis names has been worked with."""
-    later = await asyncio.to_thread(_later_generation, bootstrap, names)
-    if later is not None:
-        raise NotReady(
-            f"Redis says that {names.usecase} is at generation {names.generation}, and Kafka has blocks of generation "
-            f"{later}: this Redis is older than its rebuild, or that did not finish. If this is not its Redis, set "
-            f"RISKFLOW_REDIS_URL; else run `riskflow rebuild {names.usecase}`."
-        )
-
-
-def _later_generation(bootstrap: str, names: Names) -> int | None:
-    """The newest generation behind this one whose internal topics hold anything."""
-    consumer = KafkaConsumer(bootstrap_servers=bootstrap.split(","), enable_auto_commit=False)
-    try:
-        found = {topic: names.generation_of(topic) or 0 for topic in consumer.topics()}
-        for topic in sorted((t for t, g in found.items() if g > names.generation), key=found.__getitem__, reverse=True):
-            tps = [TopicPartition(topic, p) for p in consumer.partitions_for_topic(topic) or ()]
-            if any(consumer.end_offsets(tps).values()):
-                return found[topic]
-    finally:
-        consumer.close()
-    return None
 
 
 def _describe(bootstrap: str, topics: list[str]) -> dict[str, TopicInfo]:

@@ -23,7 +23,6 @@ from batch.rebuild import rebuild
 from batch.replay import replay
 from batch.simulate import simulate
 from batch.simulate.files import write
-from batch.topics import Cluster
 from batch.unfinished import HalfSent
 from ops.local import Services
 from riskflow.errors import Leave, NotReady, RiskflowError
@@ -152,10 +151,9 @@ def test_partitions_added_to_an_internal_topic_need_a_rebuild(
 
 def claimed(names: Names) -> Head:
     """A partition of the customers' stage, taken as a worker takes it."""
+    topic_id = (support.store().hget(names.head("customer_id", 0), "topic_id") or b"").decode()
 
     async def claim() -> Head:
-        with Cluster(settings().kafka) as cluster:
-            topic_id, _ = cluster.topics()[names.by("customer_id")]
         async with Redis.from_url(settings().redis_url) as store:
             return await Head.claim(store, names, "customer_id", 0, topic_id)
 
@@ -248,7 +246,7 @@ def test_a_rebuild_that_is_killed_at_its_last_step_is_run_again(
         patch.setattr("redis.Redis.set", killed)
         with pytest.raises(KeyboardInterrupt):
             rebuild(plan, settings())
-    assert cases.names_now(plan) != old, "the new generation is whole but for its number in Redis"
+    assert cases.names_now(plan) == old
     with pytest.raises(Leave, match="run `riskflow rebuild card_fraud` again"):
         claimed(old)
     done = rebuild(plan, settings())

@@ -29,7 +29,7 @@ from stream.cluster import TopicIds, TopicInfo, check_newest, describe
 from stream.entity import EntityStage, Forward
 from stream.intake import Intake
 from stream.lanes import Lanes
-from stream.process import configure_logs, end_process, end_soon
+from stream.process import configure_logs, end_process, end_soon, share_the_lock
 from stream.score import Score
 from stream.swap import Swap
 from stream.transport import Transport
@@ -197,6 +197,7 @@ def make_worker() -> Worker:
     """The worker that the environment asks for: RISKFLOW_USECASE (default card_fraud) and RISKFLOW_SLOT."""
     conf = settings()
     configure_logs(conf.log_level)
+    share_the_lock()
     plan = Plan.of(load_usecase(os.environ.get("RISKFLOW_USECASE", "card_fraud"), conf.usecases))
     warm_up(plan)
     worker = Worker(plan, conf, int(os.environ.get("RISKFLOW_SLOT", "0")))

@@ -146,6 +146,7 @@ def test_park_keeps_what_it_takes_out_and_refuses_what_is_not_there(lived: tuple
         support.store().hdel(head, "parked")
 
 
+@pytest.mark.long
 def test_a_parked_block_is_shown_and_the_rest_stays_exact(lived: tuple[Plan, World, Path]) -> None:
     from batch.park import park
     from batch.rebuild import rebuild
@@ -170,6 +171,7 @@ def test_a_parked_block_is_shown_and_the_rest_stays_exact(lived: tuple[Plan, Wor
     assert cases.records(plan, cases.names_now(plan)) == known
 
 
+@pytest.mark.long
 def test_what_comes_while_parity_looks_is_on_its_way(
     lived: tuple[Plan, World, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

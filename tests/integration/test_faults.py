@@ -122,6 +122,7 @@ def test_an_emptied_redis_ends_the_worker_with_the_command(stream: Bench) -> Non
         batch_topics.make(stream.plan, stream.conf, stream.partitions)
 
 
+@pytest.mark.long
 def test_the_redis_of_another_kafka_ends_the_worker_and_is_left_as_it_was(stream: Bench) -> None:
     stream.stop()
     cases.forget_member()
@@ -235,6 +236,7 @@ def _everything_is_exact(stream: Bench, worlds: list[World]) -> None:
     assert found.equal, found.summary()
 
 
+@pytest.mark.long
 def test_a_topic_made_again_ends_the_worker_with_the_command(stream: Bench) -> None:
     stream.stop()
     topic = stream.names.by("customer_id")

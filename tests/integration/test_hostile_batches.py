@@ -143,6 +143,7 @@ def test_behind_a_parked_batch_the_worker_goes_on(stream: Bench) -> None:
     assert archived(stream)[offset + 1] == "unreadable"
 
 
+@pytest.mark.long
 def test_a_batch_that_nobody_can_read_ends_the_worker_with_the_command(stream: Bench) -> None:
     offset = broken(stream, "broken")
     assert stream.ended() == NOT_READY

@@ -86,7 +86,13 @@ def test_another_number_of_partitions(lived: tuple[Plan, list[World], Path]) -> 
     assert done.generation == 4
 
 
-@pytest.mark.parametrize(("point", "emptied"), [("after_send:40", False), ("after_commit:50", True)])
+@pytest.mark.parametrize(
+    ("point", "emptied"),
+    [
+        pytest.param("after_send:12", False, marks=pytest.mark.long),
+        ("after_commit:15", True),
+    ],
+)
 def test_what_was_on_its_way_is_neither_lost_nor_counted_twice(
     lived: tuple[Plan, list[World], Path], point: str, emptied: bool
 ) -> None:
@@ -114,6 +120,7 @@ def add_partitions(topic: str, partitions: int) -> None:
         cluster.admin.create_partitions({topic: NewPartitions(partitions)})
 
 
+@pytest.mark.long
 def test_partitions_added_to_an_internal_topic_need_a_rebuild(
     lived: tuple[Plan, list[World], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -127,7 +134,7 @@ def test_partitions_added_to_an_internal_topic_need_a_rebuild(
     rebuild(plan, settings(), partitions=2)
     world = cases.renamed(make_world(500, seed=10, customers=40, terminals=20), f"{len(worlds)}-")
     worlds.append(world)
-    cases.killed_while_messages_come(plan, world, log, "after_send:40")
+    cases.killed_while_messages_come(plan, world, log, "after_send:12")
     names = cases.names_now(plan)
     add_partitions(names.feed("events"), 3)
     assert topics.make(plan, settings()).heads == 1  # a feed may grow
@@ -168,6 +175,7 @@ def load(head: Head) -> None:
     asyncio.run(once())
 
 
+@pytest.mark.long
 def test_a_worker_that_starts_at_the_last_moment_comes_back_with_the_new_number(
     lived: tuple[Plan, list[World], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

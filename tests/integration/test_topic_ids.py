@@ -33,6 +33,7 @@ def make_again(stream: Bench, topic: str) -> None:
     stream.process.send_signal(signal.SIGCONT)
 
 
+@pytest.mark.long
 def test_a_feed_made_again_ends_a_worker_that_waits(
     services: Services, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

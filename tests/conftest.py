@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 
 import pytest
@@ -44,3 +45,8 @@ def _publish(environment: pytest.MonkeyPatch, found: Services) -> None:
     for name, value in found.environment().items():
         environment.setenv(name, value)
     settings.cache_clear()
+
+
+def pytest_unconfigure() -> None:
+    """Clients' threads may say something after pytest has closed its streams; that is no error of a test."""
+    logging.raiseExceptions = False

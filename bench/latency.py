@@ -26,6 +26,7 @@ from kafka.admin import KafkaAdminClient, NewTopic
 
 from batch.produce import Outgoing, send
 from batch.topics import BROKER_TIME
+from bench.load import paced, payments
 from bench.prepare import prepared
 from cli.common import load_plan
 from riskflow.plan import Plan
@@ -33,6 +34,8 @@ from riskflow.settings import settings
 from stream import supervise
 
 WARM_S, DRAIN_S = 5.0, 20.0
+FIRST = 400  # payments that are not measured: what they need is compiled and connected
+CUSTOMERS, TERMINALS = 5_000, 10_000
 ECHO = "bench.echo"
 
 
@@ -51,43 +54,28 @@ async def _echo(bootstrap: str, source: str) -> None:
                 await asyncio.gather(*sent)
 
 
-def events(topic: str, rate: int, seconds: float, tag: str) -> Iterator[Outgoing]:
-    """Payments at a steady rate."""
-    rng = np.random.default_rng(7)
-    n = int(rate * seconds)
-    customer, terminal = rng.integers(0, 5_000, n), rng.integers(0, 10_000, n)
-    amount = np.round(rng.gamma(1.0, 50.0, n), 2)
-    for i in range(n):
-        name = f"{tag}-{i}"
-        event = {
-            "event_id": name, "occurred_at": int(time.time() * 1000), "customer_id": f"c{customer[i]}",
-            "terminal_id": f"t{terminal[i]}", "amount": float(amount[i]), "channel": "chip",
-        }  # fmt: skip
-        yield Outgoing(topic, name.encode(), json.dumps(event).encode(), i / rate)
-
-
-def stamps(bootstrap: str, topic: str, tag: str, wanted: int, timeout_s: float) -> dict[bytes, int]:
-    """Broker timestamp of each message whose key has the tag."""
+def stamps(bootstrap: str, topic: str, wanted: set[bytes], timeout_s: float) -> dict[bytes, int]:
+    """Broker timestamp of each message with one of these keys."""
     consumer = KafkaConsumer(bootstrap_servers=bootstrap)
     tps = [TopicPartition(topic, p) for p in sorted(consumer.partitions_for_topic(topic))]
     consumer.assign(tps)
     consumer.seek_to_beginning(*tps)
     found: dict[bytes, int] = {}
     deadline = time.monotonic() + timeout_s
-    while len(found) < wanted and time.monotonic() < deadline:
+    while len(found) < len(wanted) and time.monotonic() < deadline:
         for records in consumer.poll(500, max_records=50_000).values():
-            found |= {r.key: r.timestamp for r in records if r.key and r.key.startswith(tag.encode())}
+            found |= {r.key: r.timestamp for r in records if r.key in wanted}
     consumer.close()
     return found
 
 
-def hops(bootstrap: str, names: Any, plan: Plan, tag: str) -> dict[str, float]:
+def hops(bootstrap: str, names: Any, plan: Plan, wanted: set[bytes]) -> dict[str, float]:
     """Median time of each hop in ms, by the positions that stand in each score."""
     topics = {plan.scored.name: names.feed(plan.scored.name)} | {e: names.by(e) for e in plan.entities}
     at = {stage: broker_times(bootstrap, topic) for stage, topic in topics.items()}
     took: dict[str, list[int]] = {stage: [] for stage in topics}
     for record in everything(bootstrap, names.scores):
-        if not record.key.startswith(tag.encode()):
+        if record.key not in wanted:
             continue
         positions = json.loads(record.value)["positions"]
         times = [at[s][tuple(int(x) for x in positions[s].split("/")[:2])] for s in topics] + [record.timestamp]
@@ -122,21 +110,24 @@ def compared(came: dict[bytes, int], left: dict[bytes, int]) -> dict[str, float]
     return {**shares, "max_ms": float(took.max()), "missing": len(came) - len(set(came) & set(left))}
 
 
-def at_rate(bootstrap: str, names: Any, worker: psutil.Process, rate: int, seconds: float) -> dict[str, Any]:
+def at_rate(
+    bootstrap: str, names: Any, worker: psutil.Process, messages: Iterator[Outgoing], rate: int, seconds: float
+) -> dict[str, Any]:
     """One rate: a short warm-up that is not measured, then the measured span."""
-    topic = names.feed("events")
-    send(events(topic, rate, WARM_S, f"warm{rate}"), bootstrap)
+    send(paced(messages, rate, WARM_S), bootstrap)
+    measured = paced(messages, rate, seconds)
+    keys = {m.key for m in measured if m.key}
     before = worker.cpu_times()
-    done = send(events(topic, rate, seconds, f"run{rate}"), bootstrap)
-    came = stamps(bootstrap, topic, f"run{rate}", int(rate * seconds), DRAIN_S)
-    left = stamps(bootstrap, names.scores, f"run{rate}", len(came), DRAIN_S)
+    done = send(measured, bootstrap)
+    came = stamps(bootstrap, names.feed("events"), keys, DRAIN_S)
+    left = stamps(bootstrap, names.scores, keys, DRAIN_S)
     after = worker.cpu_times()
-    echoed = stamps(bootstrap, ECHO, f"run{rate}", len(came), DRAIN_S)
+    echoed = stamps(bootstrap, ECHO, keys, DRAIN_S)
     used = (after.user + after.system - before.user - before.system) * 1e6 / len(came)
     return {
         "rate": rate, "sent_per_s": round(done.messages / done.seconds), "worker_cpu_us_per_event": round(used, 1),
         "score": compared(came, left), "echo": compared(came, echoed),
-        "hops_p50_ms": hops(bootstrap, names, load_plan(names.usecase), f"run{rate}"),
+        "hops_p50_ms": hops(bootstrap, names, load_plan(names.usecase), keys),
     }  # fmt: skip
 
 
@@ -152,9 +143,13 @@ def measure(usecase: str, rates: list[int], seconds: float, partitions: int) -> 
             worker = supervise.start(usecase, 0, stderr=log)
         try:
             echoing.start()
-            send(events(names.feed("events"), 200, 2, "first"), conf.kafka)
-            stamps(conf.kafka, names.scores, "first", 400, 60)
-            return [at_rate(conf.kafka, names, psutil.Process(worker.pid), rate, seconds) for rate in rates]
+            total = FIRST + sum(int(rate * WARM_S) + int(rate * seconds) for rate in rates)
+            messages = payments(names.feed("events"), total, CUSTOMERS, TERMINALS)
+            first = paced(messages, 200, FIRST / 200)
+            send(first, conf.kafka)
+            stamps(conf.kafka, names.scores, {m.key for m in first if m.key}, 60)
+            of = psutil.Process(worker.pid)
+            return [at_rate(conf.kafka, names, of, messages, rate, seconds) for rate in rates]
         finally:
             echoing.terminate()
             worker.terminate()

@@ -12,29 +12,13 @@ from typing import Any
 
 import numpy as np
 import psutil
-from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka import KafkaConsumer, TopicPartition
 
+from batch.produce import send
+from bench.load import payments
 from bench.prepare import prepared
 from riskflow.settings import settings
 from stream import supervise
-
-
-def fill(bootstrap: str, topic: str, events: int, customers: int, terminals: int) -> None:
-    """JSON events of one month, keyed by customer."""
-    rng = np.random.default_rng(7)
-    start_ms = int(time.time() * 1000) - 40 * 86_400_000
-    step_ms = 30 * 86_400_000 // events
-    customer, terminal = rng.integers(0, customers, events), rng.integers(0, terminals, events)
-    amount = np.round(rng.gamma(1.0, 50.0, events), 2)
-    producer = KafkaProducer(bootstrap_servers=bootstrap, linger_ms=50, batch_size=512 * 1024)
-    for i in range(events):
-        event = {
-            "event_id": f"e{i}", "occurred_at": start_ms + i * step_ms, "customer_id": f"c{customer[i]}",
-            "terminal_id": f"t{terminal[i]}", "amount": float(amount[i]), "channel": "chip",
-        }  # fmt: skip
-        producer.send(topic, json.dumps(event).encode(), key=event["customer_id"].encode())
-    producer.flush()
-    producer.close()
 
 
 def clock(bootstrap: str, topic: str, events: int, timeout_s: float) -> dict[str, Any]:
@@ -62,7 +46,7 @@ def measure(usecase: str, events: int, customers: int, terminals: int, partition
     """Fills the topic, starts one worker, waits for every score."""
     with prepared(usecase, partitions) as names:
         conf = settings()
-        fill(conf.kafka, names.feed("events"), events, customers, terminals)
+        send(payments(names.feed("events"), events, customers, terminals), conf.kafka)
         with (conf.home / "worker.log").open("ab") as log:
             worker = supervise.start(usecase, 0, stderr=log)
         try:

@@ -29,7 +29,7 @@ from stream.cluster import TopicIds, TopicInfo, check_newest, describe
 from stream.entity import EntityStage, Forward
 from stream.intake import Intake
 from stream.lanes import Lanes
-from stream.process import configure_logs, end_process, end_soon, share_the_lock
+from stream.process import configure_logs, end_process, end_soon, share_the_lock, spare_the_collector
 from stream.score import Score
 from stream.swap import Swap
 from stream.transport import Transport
@@ -119,6 +119,7 @@ class Worker:
                 self._score(topics) if last else Forward(names, stage, plan.stages[i + 1], partitions[i + 1])
             )
             self.lanes.add(EntityStage(plan, stage, names, producer, following))
+        spare_the_collector()
 
     def _score(self, topics: dict[str, TopicInfo]) -> Score:
         return Score(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from stream.fetcher import Records
 from stream.head import Head
-from stream.transport import Records
 
 Sent = dict[int, dict[str, int]]  # partition of this stage -> destination -> last position sent
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from itertools import accumulate
 from typing import Any, Protocol
 
 import structlog
@@ -24,14 +25,17 @@ from riskflow.state import grown
 from stream import metrics
 from stream.batch import Batch
 from stream.cluster import TopicInfo
+from stream.fetcher import Records
 from stream.head import Head, has_head
-from stream.transport import Consumer, Fetch, Records
+from stream.transport import Consumer, Fetch
 
 log = structlog.get_logger(__name__)
 LANE_RECORDS = 20_000  # records that may wait in a lane before its partition is not fetched for a while
 LANE_BYTES = 32 * 1024 * 1024
 BATCH_BLOCKS = 64  # fetched blocks of an internal log merged into one batch, at most
-BATCH_BYTES = 4 * 1024 * 1024
+BATCH_BYTES = 4 * 1024 * 1024  # of one lane
+PASS_BYTES = 4 * 1024 * 1024  # of all lanes of a pass; what one more batch brings comes on top
+PASSES = 2  # of a stage at the same time: one computes while the other waits for Kafka and Redis
 STUCK_STARTS = 3
 FINISH_S = 10.0
 SAME_TOPICS_S = 5.0  # between two looks at the ids of topics
@@ -50,7 +54,7 @@ class StageApply(Protocol):
 
 
 class Lane:
-    """One partition's queue and its task."""
+    """One partition's queue, from which batches are taken."""
 
     def __init__(self, stage: StageApply, head: Head, tp: TP, batch_rows: int, consumer: Consumer) -> None:
         self.stage, self.head, self.tp = stage, head, tp
@@ -58,6 +62,7 @@ class Lane:
         self._consumer = consumer
         self._waiting: deque[Any] = deque()
         self.busy = self.closed = False
+        self.passes = 0
         self._next = head.position  # the next offset this lane takes in
         self._full = False
         self._bytes = 0
@@ -86,7 +91,7 @@ class Lane:
         self._next = fresh[-1].offset + 1
         if (len(self._waiting) > LANE_RECORDS or self._bytes > LANE_BYTES) and not self._full:
             self._full = True
-            self._consumer.on_buffer_full(self.tp)
+            self._consumer.hold(self.tp)
         return True
 
     def _follows(self, first: int) -> bool:
@@ -108,13 +113,17 @@ class Lane:
         return bool(self._waiting) and not self.busy and not self.closed
 
     @property
+    def bytes_ready(self) -> int:
+        """About what the next batch will hold."""
+        return min(self._bytes, BATCH_BYTES)
+
+    @property
     def alone(self) -> bool:
         """After a start that moved nothing this partition keeps to itself: what fails here must not stop others."""
         return self.head.starts > 1
 
     async def take(self) -> Batch:
-        """The next batch; the lane is busy until `done`."""
-        self.busy = True
+        """The next batch."""
         batch = self._take()
         self._check_readable(batch[0], self.head.names.usecase)
         await self._check_gap(batch)
@@ -162,7 +171,7 @@ class Lane:
         self._bytes -= size
         if self._full and len(self._waiting) < LANE_RECORDS // 2 and self._bytes < LANE_BYTES // 2:
             self._full = False
-            self._consumer.on_buffer_drop(self.tp)
+            self._consumer.let_go(self.tp)
         return batch
 
 
@@ -184,6 +193,7 @@ class Lanes:
         self._lanes: dict[TP, Lane] = {}
         self._running: set[asyncio.Task[None]] = set()
         self._about_to_start: set[str] = set()
+        self._passes: Counter[str] = Counter()  # that run, by topic
         self._ids: dict[str, str] = {}  # of all stages' topics: partitions of a deleted one are taken from us
         self.consumer: Consumer | None = None
 
@@ -199,7 +209,8 @@ class Lanes:
         if records[-1].offset < lane.head.position:
             self._background(self._check_same_topic(tp, lane.head))
         if not lane.put(records):
-            self._background(self._read_again(tp, lane.next_offset))
+            assert self.consumer is not None
+            self.consumer.read_from(tp, lane.next_offset)
         self._start_soon(tp.topic)
 
     def _start_soon(self, topic: str) -> None:
@@ -209,13 +220,23 @@ class Lanes:
             asyncio.get_running_loop().call_soon(self._start, topic)
 
     def _start(self, topic: str) -> None:
+        """Begins what may begin: a pass over the lanes that have waited longest, and one for each that is alone."""
         self._about_to_start.discard(topic)
         ready = [lane for tp, lane in self._lanes.items() if tp.topic == topic and lane.ready]
-        for lane in ready:
+        for lane in [lane for lane in ready if lane.alone]:
+            self._begin(topic, [lane])
+        together = sorted((lane for lane in ready if not lane.alone), key=lambda lane: lane.passes)
+        while together and self._passes[topic] < PASSES:
+            bytes_before = accumulate((lane.bytes_ready for lane in together), initial=0)
+            lanes = [lane for lane, before in zip(together, bytes_before, strict=False) if before < PASS_BYTES]
+            together = together[len(lanes) :]
+            self._begin(topic, lanes)
+
+    def _begin(self, topic: str, lanes: list[Lane]) -> None:
+        for lane in lanes:
             lane.busy = True
-        together = [lane for lane in ready if not lane.alone]
-        for lanes in ([together] if together else []) + [[lane] for lane in ready if lane.alone]:
-            self._background(self._pass(self._stages[topic], lanes))
+        self._passes[topic] += 1
+        self._background(self._pass(self._stages[topic], lanes))
 
     async def _pass(self, stage: StageApply, lanes: list[Lane]) -> None:
         """One batch of each of these lanes, from fetched to committed."""
@@ -226,11 +247,9 @@ class Lanes:
             position = metrics.POSITION.labels(self._names.usecase, stage.name, str(lane.tp.partition))
             position.set(lane.head.position)
             lane.busy = False
+            lane.passes += 1
+        self._passes[stage.topic] -= 1
         self._start_soon(stage.topic)
-
-    async def _read_again(self, tp: TP, offset: int) -> None:
-        assert self.consumer is not None
-        await self.consumer.read_from({tp: offset})
 
     async def _check_same_topic(self, tp: TP, head: Head) -> None:
         """Offsets went back: harmless after a seek, a loss when the topic was deleted and made again."""

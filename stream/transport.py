@@ -2,7 +2,8 @@
 
 Stock Faust makes two tasks for each record and commits offsets that it tracks by itself. Here a fetch travels as one
 list of records; the positions in Redis decide where reading starts; Kafka's own offsets follow them and serve
-monitoring only.
+monitoring only. The thread in which aiokafka's consumer lives keeps us in the group, and fetches nothing: fetches come
+from stream/fetcher.py, in the event loop that works on them.
 """
 
 from __future__ import annotations
@@ -13,17 +14,17 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 import aiokafka
-from aiokafka.consumer import fetcher
+from aiokafka.client import AIOKafkaClient
+from aiokafka.consumer import consumer as aiokafka_consumer
+from aiokafka.consumer import fetcher as aiokafka_fetcher
 from aiokafka.errors import KafkaError
-from aiokafka.record.memory_records import MemoryRecords
-from aiokafka.record.util import calc_crc32c
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 from faust.types.tuples import Message
 
-from riskflow.record_batches import Batches
+from stream.fetcher import Fetcher, Records
 
-Records = list[Any]  # aiokafka's ConsumerRecord, in order
+FETCH_TIMEOUT_S = 10.0  # an answer is due after a tenth of a second
 
 
 class Fetch(Message):
@@ -37,26 +38,20 @@ class Fetch(Message):
         )  # fmt: skip
 
 
-class Fetched(Batches):
-    """Record batches that are expanded within bounds before aiokafka reads them; see riskflow/record_batches.py."""
+class NoFetches(aiokafka_fetcher.Fetcher):  # type: ignore[misc]
+    """In the place of the group member's own fetcher: answers what it is asked about offsets, and fetches nothing."""
 
-    crc = staticmethod(calc_crc32c)
-
-    @staticmethod
-    def read(raw: bytes) -> Any:
-        return MemoryRecords(raw).next_batch()
+    async def _fetch_requests_routine(self) -> None:
+        with self._subscriptions.fetch_context():  # who never fetches would be taken for stuck, and leave the group
+            await asyncio.Event().wait()
 
 
 class ConsumerThread(driver.AIOKafkaConsumerThread):
-    """Reads committed messages only, in large fetches."""
+    """The member of the group."""
 
     def _create_worker_consumer(self, transport: driver.Transport) -> aiokafka.AIOKafkaConsumer:
-        consumer = super()._create_worker_consumer(transport)
-        # Both are read at start(), after this; Faust has no setting for them outside its transactions.
-        consumer._isolation_level = "read_committed"
-        consumer._fetch_max_bytes = 16 * 1024 * 1024
-        fetcher.MemoryRecords = Fetched  # a worker's only consumer; there is no parameter for it
-        return consumer
+        aiokafka_consumer.Fetcher = NoFetches  # a worker's only consumer; there is no parameter for it
+        return super()._create_worker_consumer(transport)
 
     async def log_range(self, tps: Iterable[TP]) -> dict[TP, tuple[int, int]]:
         """First and next offset of each log, as the broker says now."""
@@ -78,6 +73,8 @@ class Consumer(driver.Consumer):
     positions: Callable[[], Mapping[TP, int]]
     failed: Callable[[BaseException], None]
 
+    _fetcher: Fetcher | None = None
+
     def _new_consumer_thread(self) -> ConsumerThread:
         return ConsumerThread(self, loop=self.loop, beacon=self.beacon)
 
@@ -85,43 +82,63 @@ class Consumer(driver.Consumer):
         thread: Any = self._thread
         return dict(await thread.log_range(tps))
 
-    async def read_from(self, positions: Mapping[TP, int]) -> None:
-        """Goes back to positions of partitions that are read already."""
-        await self._thread.seek_wait(positions)
+    def read_from(self, tp: TP, offset: int) -> None:
+        """Goes back to an offset of a partition that is read already."""
+        if self._fetcher is not None:
+            self._fetcher.seek(tp, offset)
+
+    def hold(self, tp: TP) -> None:
+        """Fetches nothing of a partition until it is let go."""
+        if self._fetcher is not None:
+            self._fetcher.hold(tp)
+
+    def let_go(self, tp: TP) -> None:
+        """Goes on fetching it."""
+        if self._fetcher is not None:
+            self._fetcher.let_go(tp)
 
     async def seek_to_committed(self) -> Mapping[TP, int]:
         """Called by Faust after an assignment: heads are claimed, reading begins at their positions."""
         try:
             positions = await self.claim(self.assignment())
+            if self._fetcher is None:
+                self._fetcher = self._new_fetcher()
+                await self._fetcher.start()
+            await self._fetcher.read(positions)
         except BaseException as error:
             self.failed(error)
             raise
-        await self._thread.seek_wait(positions)
         return positions
 
+    def _new_fetcher(self) -> Fetcher:
+        conf = self.app.conf
+        client = AIOKafkaClient(
+            client_id=conf.broker_client_id,
+            bootstrap_servers=driver.server_list(self.transport.url, self.transport.default_port),
+            request_timeout_ms=int(FETCH_TIMEOUT_S * 1000),
+            metadata_max_age_ms=conf.consumer_metadata_max_age_ms,
+            connections_max_idle_ms=conf.consumer_connections_max_idle_ms,
+            **driver.credentials_to_aiokafka_auth(conf.broker_credentials, conf.ssl_context),
+        )
+        return Fetcher(client, self._deliver, self.failed)
+
+    async def _deliver(self, tp: TP, records: Records) -> None:
+        await self.callback(Fetch(tp, records))
+
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
+        if self._fetcher is not None:
+            self._fetcher.leave(revoked)
         await self.release(set(revoked))
         await super().on_partitions_revoked(revoked)
 
     async def _drain_messages(self, fetcher: Any) -> None:
-        """Puts each partition's records on its agent's channel as one message."""
-        try:
-            while not (self._stopped.is_set() or fetcher._stopped.is_set()):
-                records, _ = await self._wait_next_records(1.0)
-                if not records or not self.flow_active:
-                    await asyncio.sleep(0)
-                    continue
-                for tp, found in records.items():
-                    # What was fetched is handed over, even if the partition has become full meanwhile: the
-                    # consumer has moved on and would not bring it again.
-                    if found and tp in self.assignment():
-                        await self.callback(Fetch(tp, found))
-        except self.consumer_stopped_errors:
-            if not self.transport.app.should_stop:
-                raise
-        except Exception as error:
-            self.failed(error)
-            raise
+        """Faust's loop for fetches has nothing to do here."""
+        await asyncio.Event().wait()
+
+    async def on_stop(self) -> None:
+        if self._fetcher is not None:
+            await self._fetcher.stop()
+        await super().on_stop()
 
     async def commit(self, topics: Any = None, start_new_transaction: bool = True) -> bool:
         """Tells Kafka how far the heads are. It is for lag monitoring, so a failure is not ours to repeat."""

@@ -23,10 +23,10 @@ class FakeConsumer:
     def __init__(self) -> None:
         self.full: list[Any] = []
 
-    def on_buffer_full(self, tp: Any) -> None:
+    def hold(self, tp: Any) -> None:
         self.full.append(tp)
 
-    def on_buffer_drop(self, tp: Any) -> None:
+    def let_go(self, tp: Any) -> None:
         self.full.remove(tp)
 
 

@@ -15,7 +15,7 @@ from riskflow import record_batches
 from riskflow.errors import EventRejected
 from riskflow.events import Decoder
 from riskflow.record_batches import TOO_LARGE, UNREADABLE, Batches, Unreadable, first_offset, stands_for
-from stream.transport import Fetched as StreamFetched
+from stream.fetcher import Fetched as StreamFetched
 from tests import support
 from tests.raw_batches import GZIP, LZ4, SNAPPY, ZSTD, batch, record
 

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from batch.lake import ACCEPTED, BROKER_MS, EPOCH, KEY, OFFSET, PARKED, PARTITION, ROW, STATUS, VALUE, frame_of
-from riskflow.columns import Columns, concat, n_rows
+from riskflow.columns import Column, Columns, Text, concat, n_rows
 from riskflow.declare import CATEGORY, TEXT, Feed
 from riskflow.errors import EventRejected
 from riskflow.evaluate import ID, TIME
@@ -53,18 +53,13 @@ class Hide:
         try:
             message = msgspec.json.decode(value)
             found = {f: message[f] for f in self._fields if message.get(f) is not None}
-            hidden = {f: self._decoder._entity(_Message(found), self._entities[f]) for f in found}
+            hidden = {f: self._decoder.entity(found[f], self._entities[f]) for f in found}
             return msgspec.json.encode({**message, **hidden})
         except (msgspec.DecodeError, AttributeError, EventRejected, RecursionError):
             return None
 
     def key(self, key: bytes | None) -> bytes | None:
         return key if self._decoder is None else None
-
-
-class _Message:
-    def __init__(self, fields: dict[str, Any]) -> None:
-        self.__dict__.update(fields)
 
 
 def base(records: list[Record]) -> dict[str, pl.Series]:
@@ -82,7 +77,7 @@ class FeedFrames:
     def __init__(self, plan: Plan, feed: Feed, hash_key: bytes, hide: Hide) -> None:
         self._plan, self._feed, self._hide = plan, feed, hide
         self._decoder = Decoder(plan, feed, hash_key)
-        self._needed = [i for i, e in enumerate(plan.usecase.entities) if not e.optional]
+        self._needed = [e.field for e in plan.usecase.entities if not e.optional]
         if feed is not plan.scored:  # a row without ids is shown as parked, with its other fields
             self._decoder.entities = tuple(dataclasses.replace(e, optional=True) for e in plan.usecase.entities)
 
@@ -90,27 +85,34 @@ class FeedFrames:
         return None
 
     def frame(self, records: list[Record]) -> tuple[pl.DataFrame, int]:
-        decoded = [self._row(r) for r in records]
-        rows = [row for row, _ in decoded]
+        decoded = [self._message(r) for r in records]
         out = base(records)
         out[KEY] = pl.Series([self._hide.key(r.key) for r in records], dtype=pl.Binary)
         out[VALUE] = pl.Series([self._hide(r.value) for r in records], dtype=pl.Binary)
         out[STATUS] = pl.Series([status for _, status in decoded], dtype=pl.String)
-        for i, (name, kind) in enumerate(self._columns()):
-            out[name] = pl.Series([None if row is None else row[i] for row in rows], dtype=kind)
+        readable = np.array([message is not None for message, _ in decoded], np.bool_)
+        columns = self._decoder.columns([message for message, _ in decoded if message is not None])
+        for name, kind in self._columns():
+            out[name] = _spread(columns[name], readable, kind)
         return pl.DataFrame(out), sum(status not in (ACCEPTED, PARKED) for _, status in decoded)
 
-    def _row(self, record: Record) -> tuple[tuple[Any, ...] | None, str]:
+    def _message(self, record: Record) -> tuple[Any, str]:
         try:
-            row = self._decoder.row(record.value, record.timestamp)
+            message = self._decoder.message(record.value, record.timestamp)
         except EventRejected as error:
             return None, error.kind
-        return row, PARKED if any(row[2 + i] is None for i in self._needed) else ACCEPTED
+        return message, PARKED if any(getattr(message, e) is None for e in self._needed) else ACCEPTED
 
     def _columns(self) -> list[tuple[str, Any]]:
         kinds = {TEXT: pl.String, CATEGORY: pl.Int32}
         fields = [(n, kinds.get(k.kind, pl.Float64)) for n, k in self._feed.types.items()]
         return [(ID, pl.String), (TIME, pl.Int64), *((e, pl.String) for e in self._plan.entities), *fields]
+
+
+def _spread(column: Column, rows: Any, kind: Any) -> pl.Series:
+    """A column of some of the rows, with nulls in the others."""
+    values = iter(column.strings() if isinstance(column, Text) else column.tolist())
+    return pl.Series([next(values) if there else None for there in rows], dtype=kind)
 
 
 class RowFrames:

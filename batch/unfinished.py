@@ -134,7 +134,7 @@ class HalfSent:
                 if (feed.name, partition, record.offset) in self._skip:
                     continue
                 try:
-                    rows.append(decoder.row(record.value, record.timestamp))
+                    rows.append(decoder.message(record.value, record.timestamp))
                     offsets.append(record.offset)
                 except EventRejected as error:
                     self.taken.rejected.append((record, error, feed))

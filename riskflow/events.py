@@ -9,15 +9,16 @@ from __future__ import annotations
 import hashlib
 import hmac
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from operator import attrgetter
 from typing import Annotated, Any
 
 import msgspec
 import numpy as np
 
 from riskflow.columns import Columns, Text
-from riskflow.declare import CATEGORY, FLAG, TEXT, Entity, Feed, FieldType
+from riskflow.declare import CATEGORY, FLAG, NUMBER, TEXT, Entity, Feed, FieldType
 from riskflow.errors import EventRejected
 from riskflow.evaluate import ID, KIND, TIME, empty_field
 from riskflow.plan import Plan
@@ -43,7 +44,7 @@ class Parked(Exception):
 
 
 class Decoder:
-    """Decodes messages of one feed into rows and rows into columns. `hash_key` is needed when an entity is hashed."""
+    """Decodes messages of one feed, and makes columns of them. `hash_key` is needed when an entity is hashed."""
 
     def __init__(self, plan: Plan, feed: Feed, hash_key: bytes = b"") -> None:
         self.plan, self.feed = plan, feed
@@ -51,11 +52,11 @@ class Decoder:
         self.scored = feed is plan.scored
         self.types = feed.types
         self._hash_key = hash_key
-        self._getters = [self._getter(name, kind) for name, kind in self.types.items()]
+        self._numbers = [name for name, kind in self.types.items() if kind.kind == NUMBER]
         self._decode = msgspec.json.Decoder(self._struct()).decode
 
-    def row(self, value: bytes | None, broker_ms: int) -> tuple[Any, ...]:
-        """(id, at_ms, entity ids..., fields...) of a message; raises EventRejected or Parked.
+    def message(self, value: bytes | None, broker_ms: int) -> Any:
+        """A message with its time in ms and its ids as text; raises EventRejected or Parked.
 
         broker_ms: the record's timestamp; an event time more than 5 minutes ahead of it is refused.
         """
@@ -73,30 +74,25 @@ class Decoder:
             raise _invalid(error) from None
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
             raise EventRejected("broken_json", str(error)) from None
-        at_ms = _time(getattr(message, self.feed.at), self.feed.at, broker_ms)
-        ids = [self._entity(message, e) for e in self.entities]
-        fields = [get(message) for get in self._getters]
-        if self.feed.currency:
-            self._convert(message, fields)
-        row_id = getattr(message, self.feed.id)
-        if row_id is msgspec.UNSET or row_id is None:
-            row_id = self._default_id(message, at_ms)
-        return (str(row_id), at_ms, *ids, *fields)
+        self._complete(message, broker_ms)
+        return message
 
-    def columns(self, rows: Sequence[tuple[Any, ...]]) -> Columns:
-        """The columns of decoded rows, with empty columns for the fields of other feeds."""
-        n = len(rows)
-        parts = list(zip(*rows, strict=True))
+    def columns(self, messages: Sequence[Any]) -> Columns:
+        """The columns of messages, with empty columns for the fields of other feeds."""
+        n = len(messages)
+
+        def every(name: str) -> list[Any]:
+            return list(map(attrgetter(name), messages))
+
         out: Columns = {
             KIND: np.full(n, self.plan.kind(self.feed.name), np.int8),
-            ID: Text.of_strings(parts[0]),
-            TIME: np.array(parts[1], np.int64),
+            ID: Text.of_strings(every(self.feed.id)),
+            TIME: np.array(every(self.feed.at), np.int64),
         }
-        for i, entity in enumerate(self.entities):
-            out[entity.field] = Text.of_strings(parts[2 + i])
-        mine = dict(zip(self.types, parts[2 + len(self.entities) :], strict=True))
+        for entity in self.entities:
+            out[entity.field] = Text.of_strings(every(entity.field))
         for name, kind in self.plan.fields.items():
-            out[name] = _column(kind, mine[name]) if name in mine else empty_field(kind.kind, n)
+            out[name] = _column(kind, every(name)) if name in self.types else empty_field(kind.kind, n)
         return out
 
     # one message
@@ -119,25 +115,28 @@ class Decoder:
     def _field(self, name: str, kind: Any, optional: bool) -> Any:
         return (name, kind | None, None) if optional else (name, kind)
 
-    def _getter(self, name: str, kind: FieldType) -> Callable[[Any], Any]:
-        codes = {v: i for i, v in enumerate(kind.values)}
-
-        def get(message: Any) -> Any:
+    def _complete(self, message: Any, broker_ms: int) -> None:
+        """Checks what the decoder does not, and makes times milliseconds and ids texts."""
+        at = getattr(message, self.feed.at)
+        if type(at) is not int or not EARLIEST_MS <= at <= min(LATEST_MS, broker_ms + AHEAD_MS):
+            setattr(message, self.feed.at, _time(at, self.feed.at, broker_ms))
+        for entity in self.entities:
+            value = getattr(message, entity.field)
+            if type(value) is not str or entity.hashed:
+                setattr(message, entity.field, self.entity(value, entity))
+        for name in self._numbers:
             value = getattr(message, name)
-            if kind.kind == CATEGORY:
-                return codes.get(value, -1)
-            if kind.kind == TEXT:
-                return None if value is None else str(value)
-            if value is None:
-                return math.nan
-            if kind.kind != FLAG and not math.isfinite(value):
+            if value is not None and not math.isfinite(value):
                 raise EventRejected("not_finite", "the number is too large for a double", f"$.{name}")
-            return float(value)
+        if self.feed.currency:
+            self._convert(message)
+        row_id = getattr(message, self.feed.id)
+        if type(row_id) is not str:
+            known = row_id is not msgspec.UNSET and row_id is not None
+            setattr(message, self.feed.id, str(row_id) if known else self._default_id(message))
 
-        return get
-
-    def _entity(self, message: Any, entity: Entity) -> str | None:
-        value = getattr(message, entity.field)
+    def entity(self, value: Any, entity: Entity) -> str | None:
+        """An entity's id as text; raises EventRejected, or Parked where it is needed and missing."""
         if value is None:
             if not entity.optional:
                 raise Parked(entity.field)
@@ -149,21 +148,24 @@ class Decoder:
             return hmac.new(self._hash_key, text.encode(), hashlib.sha256).hexdigest()[:32]
         return text
 
-    def _convert(self, message: Any, fields: list[Any]) -> None:
-        currency = message.currency
+    def _convert(self, message: Any) -> None:
+        currency, money = message.currency, str(self.feed.money)
         if currency is None or currency == self.feed.currency:
             return
         if currency not in self.feed.rates:
             known = [self.feed.currency, *self.feed.rates]
             raise EventRejected("currency", f"{currency!r} has no declared rate; known are {known}", "$.currency")
-        at = list(self.types).index(str(self.feed.money))
-        fields[at] = round(fields[at] * self.feed.rates[currency], 2)
-        if math.isinf(fields[at]):
-            raise EventRejected("not_finite", "the converted amount is too large", f"$.{self.feed.money}")
+        amount = getattr(message, money)
+        if amount is None:
+            return
+        converted = round(float(amount) * self.feed.rates[currency], 2)
+        if math.isinf(converted):
+            raise EventRejected("not_finite", "the converted amount is too large", f"$.{money}")
+        setattr(message, money, converted)
 
-    def _default_id(self, message: Any, at_ms: int) -> str:
-        parts = [str(getattr(message, str(self.feed.about))), str(getattr(message, "source", None) or ""), str(at_ms)]
-        return ":".join(parts)
+    def _default_id(self, message: Any) -> str:
+        source, at_ms = getattr(message, "source", None), getattr(message, self.feed.at)
+        return f"{getattr(message, str(self.feed.about))}:{source or ''}:{at_ms}"
 
 
 def _python_type(kind: FieldType) -> Any:
@@ -174,8 +176,11 @@ def _python_type(kind: FieldType) -> Any:
 
 def _column(kind: FieldType, values: Sequence[Any]) -> Any:
     if kind.kind == TEXT:
-        return Text.of_strings(values)
-    return np.array(values, np.int32 if kind.kind == CATEGORY else np.float64)
+        return Text.of_strings(None if v is None else str(v) for v in values)
+    if kind.kind == CATEGORY:
+        codes = {v: i for i, v in enumerate(kind.values)}
+        return np.array([codes.get(v, -1) for v in values], np.int32)
+    return np.array(values, np.float64)  # a missing one is NaN
 
 
 def _time(moment: datetime | int, name: str, broker_ms: int) -> int:

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import structlog
 from redis.asyncio import Redis
 from redis.exceptions import BusyLoadingError, ConnectionError, NoScriptError, ReadOnlyError, TimeoutError
@@ -156,7 +157,7 @@ class Commit:
         new: dict[str, Any] = {"position": self.position}
         for name, value in (("applied", self.applied), ("sent", self.sent), ("roster", self.roster)):
             if value is not None:
-                new[name] = json.dumps(value, separators=(",", ":"))
+                new[name] = msgspec.json.encode(value).decode()
         if self.position > self.head.position:
             new["starts"] = 0
         head = packed([str(x).encode() for pair in new.items() for x in pair])

@@ -68,7 +68,7 @@ class Intake:
         reached("after_commit")
 
     def _decode(self, batch: Batch, rows: list[Any], positions: list[int], outbox: Outbox) -> None:
-        decode = self._decoder.row
+        decode = self._decoder.message
         for record in batch.records:
             try:
                 if record.offset in batch.head.parked:

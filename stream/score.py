@@ -36,6 +36,20 @@ ROWS_SOURCE = "rows"
 log = structlog.get_logger(__name__)
 
 
+class Message(msgspec.Struct):
+    """A score as it stands on its topic."""
+
+    event_id: str
+    score: float
+    band: str
+    action: str
+    reasons: list[str]
+    bundle: int
+    degraded: list[str]
+    occurred_at: int
+    positions: msgspec.Raw
+
+
 class Score:
     """Scores what the last entity has observed. Labels and other feeds end here, in `rows`, without a score."""
 
@@ -121,46 +135,38 @@ class Score:
             await outbox.send(self.names.scores, of.partition % self._scores_partitions, records, self._headers(of))
         scores_sent()
 
-    def _messages(self, events: Columns, scored: Scored, live: Live) -> Any:
+    def _messages(self, events: Columns, scored: Scored, live: Live) -> Iterator[tuple[bytes, bytes] | None]:
         """(key, JSON) of each score: a pure function of log, plan and roster. None where there is no score."""
         ids: Any = events[ID]
         times: Any = events[TIME]
-        reasons = dict(zip(scored.flagged.tolist(), scored.reasons(), strict=True))
-        bands, actions = [*scored.band_names], ACTIONS
-        positions = self._positions(events)
         degraded: Any = events[DEGRADED]
+        reasons = dict(zip(scored.flagged.tolist(), scored.reasons(), strict=True))
+        bands = [*scored.band_names]
         encode = msgspec.json.Encoder().encode
         rows = zip(
             ids.strings(), times.tolist(), scored.score.tolist(), scored.band.tolist(), scored.action.tolist(),
-            degraded.strings(), positions, strict=True,
+            degraded.strings(), self._positions(events), strict=True,
         )  # fmt: skip
-        for i, (name, at_ms, score, band, action, broken, position) in enumerate(rows):
+        for i, (name, at_ms, score, band, action, broken, positions) in enumerate(rows):
             if score != score:
                 yield None
                 continue
-            yield name.encode(), encode({
-                "event_id": name, "score": score, "band": bands[band], "action": actions[action],
-                "reasons": reasons.get(i, []),
-                "bundle": live.version, "degraded": broken.split(",") if broken else [], "occurred_at": at_ms,
-                "positions": position,
-            })  # fmt: skip
+            yield name.encode(), encode(Message(
+                name, score, bands[band], ACTIONS[action], reasons.get(i, []), live.version,
+                broken.split(",") if broken else [], at_ms, msgspec.Raw(positions),
+            ))  # fmt: skip
 
-    def _positions(self, events: Columns) -> list[dict[str, str]]:
-        """Where each row stands in every stage's log, as partition/offset/row."""
+    def _positions(self, events: Columns) -> Iterator[bytes]:
+        """Where each row stands in every stage's log, as partition/offset/row; JSON."""
         named: list[tuple[str, Any, Any]] = [(self.plan.scored.name, events[INTAKE_PARTITION], events[INTAKE_LOG])]
         named += [
             (s.entity.field, events[part], events[log])
             for s, (log, part) in zip(self.plan.stages, self._logs, strict=True)
         ]
-        columns = [
-            [
-                f"{p}/{x >> ROW_BITS}/{x & ((1 << ROW_BITS) - 1)}"
-                for p, x in zip(part.tolist(), log.tolist(), strict=True)
-            ]
-            for _, part, log in named
-        ]
-        names = [n for n, _, _ in named]
-        return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+        text = b"{" + b",".join(b'"%s":"%%d/%%d/%%d"' % name.encode() for name, _, _ in named) + b"}"
+        within = (1 << ROW_BITS) - 1
+        numbers = [c.tolist() for _, part, log in named for c in (part, log >> ROW_BITS, log & within)]
+        return map(text.__mod__, zip(*numbers, strict=True))
 
     def _headers(self, of: Head) -> Headers:
         """What is not a pure function of the log stands in headers."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import numpy as np
@@ -54,14 +54,17 @@ EVENTS = st.fixed_dictionaries({n: v if n in ("card", "at_ms") else st.none() | 
 def columns_of(plan: Plan, *events: dict[str, Any]) -> Columns:
     """Events as intake hands them on."""
     decoder = Decoder(plan, plan.scored)
-    missing = {"number": math.nan, "flag": math.nan, "category": -1, "text": None}
 
     def value(event: dict[str, Any], name: str) -> Any:
-        found = event.get(name)
-        return missing[plan.fields[name].kind] if found is None and name in plan.fields else found
+        found, kind = event.get(name), plan.fields.get(name)
+        return kind.values[found] if kind is not None and kind.kind == "category" and found is not None else found
 
-    names = ["at_ms", *plan.entities, *decoder.types]
-    return decoder.columns([("id", *(value(e, n) for n in names)) for e in events])
+    def message(event: dict[str, Any]) -> Any:
+        feed = plan.scored
+        values = {name: value(event, name) for name in [*plan.entities, *decoder.types]}
+        return SimpleNamespace(**values, **{feed.id: "id", feed.at: event["at_ms"]})
+
+    return decoder.columns([message(e) for e in events])
 
 
 def hash_of(plan: Plan, event: dict[str, Any]) -> int:

@@ -38,7 +38,7 @@ def label(**changes: object) -> bytes:
 
 
 def row(message: bytes, decoder: Decoder = EVENTS) -> dict[str, object]:
-    columns = decoder.columns([decoder.row(message, NOW_MS)])
+    columns = decoder.columns([decoder.message(message, NOW_MS)])
     values = {k: c.strings()[0] if isinstance(c, Text) else c[0] for k, c in columns.items()}
     return {k: None if v != v else v for k, v in values.items()}
 
@@ -92,18 +92,18 @@ def test_the_base_currency_may_be_said() -> None:
 )
 def test_what_cannot_be_taken_says_why(message: bytes | None, kind: str) -> None:
     with pytest.raises(EventRejected) as error:
-        EVENTS.row(message, NOW_MS)
+        EVENTS.message(message, NOW_MS)
     assert error.value.kind == kind
     assert error.value.detail
     assert error.value.where.startswith("$")
 
 
 def test_five_minutes_ahead_is_still_taken() -> None:
-    assert EVENTS.row(event(occurred_at=NOW_MS + AHEAD_MS), NOW_MS)
+    assert EVENTS.message(event(occurred_at=NOW_MS + AHEAD_MS), NOW_MS)
 
 
 def test_braces_inside_text_are_no_depth() -> None:
-    assert EVENTS.row(event(note="{[" * 40 + '\\"'), NOW_MS)
+    assert EVENTS.message(event(note="{[" * 40 + '\\"'), NOW_MS)
 
 
 def test_a_label_without_an_id_gets_one_from_event_source_and_time() -> None:
@@ -113,7 +113,7 @@ def test_a_label_without_an_id_gets_one_from_event_source_and_time() -> None:
 
 def test_a_label_without_a_terminal_is_parked() -> None:
     with pytest.raises(Parked):
-        LABELS.row(label(terminal_id=...), NOW_MS)
+        LABELS.message(label(terminal_id=...), NOW_MS)
 
 
 def test_a_label_has_no_value_in_fields_of_events() -> None:
@@ -125,7 +125,7 @@ def test_a_label_has_no_value_in_fields_of_events() -> None:
 @given(st.binary(max_size=300) | st.text(string.printable, max_size=200).map(str.encode))
 def test_no_bytes_raise_anything_else(message: bytes) -> None:
     try:
-        EVENTS.row(message, NOW_MS)
+        EVENTS.message(message, NOW_MS)
     except (EventRejected, Parked):
         return
 
@@ -137,7 +137,7 @@ def test_ids_are_data(name: str) -> None:
 
 
 def test_columns_hold_every_declared_field_with_one_row_each() -> None:
-    columns = EVENTS.columns([EVENTS.row(event(event_id=str(i)), NOW_MS) for i in range(5)])
+    columns = EVENTS.columns([EVENTS.message(event(event_id=str(i)), NOW_MS) for i in range(5)])
     assert set(PLAN.fields) <= set(columns)
     assert {len(c) for c in columns.values()} == {5}
     assert columns["_kind"].dtype == np.int8  # type: ignore[union-attr]

@@ -61,6 +61,6 @@ def test_the_key_is_made_once(tmp_path: Path) -> None:
 def hashed(plan: Plan, key: bytes, name: object) -> str:
     decoder = Decoder(plan, plan.scored, key)
     message = json.dumps({"login_id": "l", "at": NOW_MS, "person_id": name, "score": 1.0}).encode()
-    ids = decoder.columns([decoder.row(message, NOW_MS)])["person_id"]
+    ids = decoder.columns([decoder.message(message, NOW_MS)])["person_id"]
     assert isinstance(ids, Text)
     return ids.strings()[0] or ""

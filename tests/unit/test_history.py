@@ -77,7 +77,7 @@ def messages(given: Plan, key: bytes = b"") -> dict[str, object]:
             {("sold_at" if k == "sold_at_ms" else "known_at" if k == "known_at_ms" else k): v for k, v in row.items()}
             for row in table.iter_rows(named=True)
         ]
-        blocks.append(decoder.columns([decoder.row(json.dumps(r).encode(), START + 10**6) for r in rows]))
+        blocks.append(decoder.columns([decoder.message(json.dumps(r).encode(), START + 10**6) for r in rows]))
     both = concat(blocks)
     return dict(take(both, known_order(both)))
 

@@ -115,7 +115,7 @@ def test_a_batch_that_cannot_be_read_says_which_offsets_and_why(fetched: type[Ba
     assert not stands_for(broken, 14)
     plan = support.plan_of()
     with pytest.raises(EventRejected, match=UNREADABLE):
-        Decoder(plan, plan.scored).row(broken.value, 0)
+        Decoder(plan, plan.scored).message(broken.value, 0)
 
 
 def test_a_fetch_that_ends_within_a_batch_has_no_more(fetched: type[Batches]) -> None:

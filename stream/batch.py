@@ -1,8 +1,10 @@
-"""What a stage is given at once: the records that wait in one partition, with the head they are applied to."""
+"""What a stage is given at once: the records that wait in partitions, with the heads they are applied to."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from stream.fetcher import Records
 from stream.head import Head
@@ -21,3 +23,13 @@ class Batch:
     def end(self) -> int:
         """The position when they are applied."""
         return self.records[-1].offset + 1
+
+
+class StageApply(Protocol):
+    """What lanes need of a stage."""
+
+    name: str
+    topic: str
+    internal: bool
+
+    async def apply(self, work: Sequence[Batch]) -> None: ...

@@ -10,169 +10,29 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from itertools import accumulate
-from typing import Any, Protocol
+from typing import Any
 
 import structlog
 from faust.types import TP
 
 from riskflow.errors import Leave, NotReady
 from riskflow.names import Names
-from riskflow.record_batches import TOO_LARGE, Unreadable, first_offset, stands_for
 from riskflow.state import grown
 from stream import metrics
-from stream.batch import Batch
+from stream.batch import StageApply
 from stream.cluster import TopicInfo
-from stream.fetcher import Records
 from stream.head import Head, has_head
+from stream.lane import BATCH_BLOCKS, STUCK_STARTS, Lane
 from stream.transport import Consumer, Fetch
 
 log = structlog.get_logger(__name__)
-LANE_RECORDS = 20_000  # records that may wait in a lane before its partition is not fetched for a while
-LANE_BYTES = 32 * 1024 * 1024
-BATCH_BLOCKS = 64  # fetched blocks of an internal log merged into one batch, at most
-BATCH_BYTES = 4 * 1024 * 1024  # of one lane
 PASS_BYTES = 4 * 1024 * 1024  # of all lanes of a pass; what one more batch brings comes on top
 PASSES = 2  # of a stage at the same time: one computes while the other waits for Kafka and Redis
-STUCK_STARTS = 3
 FINISH_S = 10.0
 SAME_TOPICS_S = 5.0  # between two looks at the ids of topics
-# Only we write blocks, so a disk has lost them; passing over them would lose their rows.
-DAMAGED_LOG = "Let a replica that is whole lead this partition (kafka-leader-election.sh), then start the worker again."
-
-
-class StageApply(Protocol):
-    """What a lane needs of a stage."""
-
-    name: str
-    topic: str
-    internal: bool
-
-    async def apply(self, work: Sequence[Batch]) -> None: ...
-
-
-class Lane:
-    """One partition's queue, from which batches are taken."""
-
-    def __init__(self, stage: StageApply, head: Head, tp: TP, batch_rows: int, consumer: Consumer) -> None:
-        self.stage, self.head, self.tp = stage, head, tp
-        self._batch = BATCH_BLOCKS if stage.internal else batch_rows
-        self._consumer = consumer
-        self._waiting: deque[Any] = deque()
-        self.busy = self.closed = False
-        self.passes = 0
-        self._next = head.position  # the next offset this lane takes in
-        self._full = False
-        self._bytes = 0
-        self._gap_to: int | None = None  # where the log went on when the next offset was missing
-        self._singly = head.position + self._batch if head.starts >= STUCK_STARTS else 0  # finds what fails
-
-    def put(self, records: Records) -> bool:
-        """Takes records at and after the next offset; those before it were applied or are waiting already.
-
-        False asks for a fetch of a feed to be repeated from the next offset: offsets that a transaction used up are
-        missing again then, and offsets that were only skipped are there.
-        """
-        fresh = records if records[0].offset == self._next else [r for r in records if r.offset >= self._next]
-        if not fresh:
-            return True
-        first = first_offset(fresh[0])
-        if not self.stage.internal and not self._follows(first):
-            return False
-        if self.stage.internal and first > self._next:
-            raise Leave(
-                f"stage {self.stage.name!r}, partition {self.tp.partition}: offset {first} came where "
-                f"{self._next} was expected. If the log lost it (retention, another topic), run `riskflow rebuild`."
-            )
-        self._waiting.extend(fresh)
-        self._bytes += sum(len(r.value or b"") for r in fresh)
-        self._next = fresh[-1].offset + 1
-        if (len(self._waiting) > LANE_RECORDS or self._bytes > LANE_BYTES) and not self._full:
-            self._full = True
-            self._consumer.hold(self.tp)
-        return True
-
-    def _follows(self, first: int) -> bool:
-        """Whether a fetch of a feed may be taken: it begins at the next offset, or nothing is before it once more."""
-        if first <= self._next or first == self._gap_to:
-            self._gap_to = None
-            return True
-        self._gap_to = first if self._gap_to is None else min(first, self._gap_to)
-        return False
-
-    @property
-    def next_offset(self) -> int:
-        """The offset that the next fetch must begin with."""
-        return self._next
-
-    @property
-    def ready(self) -> bool:
-        """Something waits, and nothing of this partition is being applied."""
-        return bool(self._waiting) and not self.busy and not self.closed
-
-    @property
-    def bytes_ready(self) -> int:
-        """About what the next batch will hold."""
-        return min(self._bytes, BATCH_BYTES)
-
-    @property
-    def alone(self) -> bool:
-        """After a start that moved nothing this partition keeps to itself: what fails here must not stop others."""
-        return self.head.starts > 1
-
-    async def take(self) -> Batch:
-        """The next batch."""
-        batch = self._take()
-        self._check_readable(batch[0], self.head.names.usecase)
-        await self._check_gap(batch)
-        return Batch(self.head, batch)
-
-    def _check_readable(self, record: Any, use_case: str) -> None:
-        """What cannot be read is passed over only by hand. A batch that is too large is for the feed to reject."""
-        value = record.value
-        if not isinstance(value, Unreadable) or (value.kind == TOO_LARGE and not self.stage.internal):
-            return
-        where = f"topic {self.tp.topic}, partition {self.tp.partition}: {value.why}"
-        if self.stage.internal:
-            raise NotReady(f"{where}. {DAMAGED_LOG}")
-        if not any(stands_for(record, offset) for offset in self.head.parked):
-            command = f"riskflow park {use_case} {self.stage.name} {self.tp.partition} {value.first}"
-            raise NotReady(
-                f"{where}. What comes behind it waits. To go on without it run `{command}`, "
-                "which keeps its bytes, and start the worker again."
-            )
-
-    async def _check_gap(self, batch: Records) -> None:
-        """Missing offsets of a feed are transaction markers, or retention that passed our position: that is a loss."""
-        if batch[-1].offset - self.head.position + 1 == len(batch):
-            return
-        first, _ = (await self._consumer.log_range([self.tp]))[self.tp]
-        if first > self.head.position:
-            raise NotReady(
-                f"topic {self.tp.topic}, partition {self.tp.partition}: retention passed the position "
-                f"{self.head.position}, the log begins at {first}. Give the topic more retention, then run "
-                "`riskflow rebuild`."
-            )
-
-    def _take(self) -> Records:
-        batch, size = [], 0
-        most = 1 if self.head.position < self._singly else self._batch
-        while self._waiting and len(batch) < most and size < BATCH_BYTES:
-            alone = isinstance(self._waiting[0].value, Unreadable)
-            if alone and batch:
-                break  # what came before it is committed first
-            record = self._waiting.popleft()
-            size += len(record.value or b"")
-            batch.append(record)
-            if alone:
-                break
-        self._bytes -= size
-        if self._full and len(self._waiting) < LANE_RECORDS // 2 and self._bytes < LANE_BYTES // 2:
-            self._full = False
-            self._consumer.let_go(self.tp)
-        return batch
 
 
 class Lanes:

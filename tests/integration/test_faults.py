@@ -29,7 +29,7 @@ from ops.local import Services
 from riskflow.errors import NotReady
 from riskflow.keys import make_keys
 from riskflow.settings import settings
-from stream.lanes import LANE_BYTES
+from stream.lane import LANE_BYTES
 from tests import support
 from tests.chaos.world import World, make_world
 from tests.integration import batch_cases as cases

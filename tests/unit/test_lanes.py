@@ -14,7 +14,8 @@ from riskflow.errors import Leave, NotReady
 from riskflow.names import Names
 from riskflow.record_batches import TooLarge, Unreadable
 from stream.cluster import TopicIds
-from stream.lanes import LANE_RECORDS, Lane, Lanes
+from stream.lane import LANE_RECORDS, Lane
+from stream.lanes import Lanes
 
 
 class FakeConsumer:

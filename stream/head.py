@@ -152,9 +152,13 @@ class Commit:
     records: Sequence[bytes] = ()
 
     def arguments(self) -> list[Any]:
-        """Of the script."""
+        """Of the script.
+
+        The roster is said again each time: a pin moves no position, so a Redis that lost it alone looks like ours.
+        """
         new: dict[str, Any] = {"position": self.position}
-        for name, value in (("applied", self.applied), ("sent", self.sent), ("roster", self.roster)):
+        roster = (self.roster or self.head.roster) or None
+        for name, value in (("applied", self.applied), ("sent", self.sent), ("roster", roster)):
             if value is not None:
                 new[name] = json.dumps(value, separators=(",", ":"))
         if self.position > self.head.position:

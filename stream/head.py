@@ -15,7 +15,6 @@ import asyncio
 import hashlib
 import json
 import struct
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,16 +32,18 @@ AWAY = (ConnectionError, TimeoutError, BusyLoadingError, ReadOnlyError, NoScript
 RETRY_S = 0.2
 FIELDS = ("position", "epoch", "topic_id", "layout", "applied", "sent", "roster", "starts", "parked")
 
+# The clock is Redis' own: workers' clocks differ and jump, and an epoch that was lost must not be given again.
 CLAIM = f"""
 local stored = redis.call('HMGET', KEYS[1], 'position', 'epoch', '{LEFT_FOR}', 'topic_id')
 if not stored[1] then return false end
 if stored[3] then return {{stored[3]}} end
-if stored[4] == ARGV[2] then
-  local epoch = math.max(tonumber(stored[2]) + 1, tonumber(ARGV[1]))
+if stored[4] == ARGV[1] then
+  local now = redis.call('TIME')
+  local epoch = math.max(tonumber(stored[2]) + 1, now[1] * 1000 + math.floor(now[2] / 1000))
   redis.call('HSET', KEYS[1], 'epoch', string.format('%.0f', epoch))
   redis.call('HINCRBY', KEYS[1], 'starts', 1)
 end
-return redis.call('HMGET', KEYS[1], unpack(ARGV, 3))
+return redis.call('HMGET', KEYS[1], unpack(ARGV, 2))
 """
 
 # Lua passes at most about 8,000 values to one call, so long lists go in parts.
@@ -99,8 +100,7 @@ class Head:
         A head of another topic is returned as it is and not taken: it may be a running worker's, of another Kafka.
         """
         keys = [names.head(stage, partition), names.records(stage, partition)]
-        arguments = [int(time.time() * 1000), topic_id, *FIELDS]
-        [stored] = await until_answered(lambda: _run(redis, CLAIM, [(keys[:1], arguments)]))
+        [stored] = await until_answered(lambda: _run(redis, CLAIM, [(keys[:1], [topic_id, *FIELDS])]))
         await _check_present(redis, names, stored)
         if stored is None:
             raise NotReady(

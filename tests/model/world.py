@@ -360,9 +360,8 @@ class World:
 
     def _check_end(self, error: BaseException) -> None:
         """A worker ends for a reason, and by a word for people."""
-        if not isinstance(error, RiskflowError) and not (
-            isinstance(error, OSError) and "broker refuses" in self.planted
-        ):
+        refused = isinstance(error, OSError) and REFUSED in self.planted
+        if not isinstance(error, RiskflowError) and not refused:
             raise error
         if not self.planted:
             self.wrong.append(f"a worker ended without a reason: {error}")

@@ -1,4 +1,4 @@
-"""What a worker has loaded when it is ready: start-up is part of every recovery, so each package has its reason here."""
+"""What a worker has loaded when it is ready: start-up is part of every recovery, so each package has a reason here."""
 
 from __future__ import annotations
 

@@ -21,14 +21,24 @@ from typing import Any
 
 import structlog
 from redis.asyncio import Redis
-from redis.exceptions import BusyLoadingError, ConnectionError, NoScriptError, ReadOnlyError, TimeoutError
+from redis.exceptions import (
+    BusyLoadingError,
+    ClusterError,
+    ConnectionError,
+    NoScriptError,
+    ReadOnlyError,
+    RedisClusterException,
+    TimeoutError,
+)
 
+from riskflow.connect import is_cluster
 from riskflow.errors import Leave, NotReady
 from riskflow.names import Names
 from riskflow.state import LEFT_FOR
 
 log = structlog.get_logger(__name__)
-AWAY = (ConnectionError, TimeoutError, BusyLoadingError, ReadOnlyError, NoScriptError, OSError)
+CLUSTER_AWAY = (ClusterError, RedisClusterException)  # a shard without a master, or no node that answers
+AWAY = (ConnectionError, TimeoutError, BusyLoadingError, ReadOnlyError, NoScriptError, OSError, *CLUSTER_AWAY)
 RETRY_S = 0.2
 FIELDS = ("position", "epoch", "topic_id", "layout", "applied", "sent", "roster", "starts", "parked")
 
@@ -223,6 +233,8 @@ async def _run(redis: Redis, script: str, calls: Sequence[tuple[list[str], list[
         if len(calls) == 1:
             keys, arguments = calls[0]
             return [await redis.evalsha(sha, len(keys), *keys, *arguments)]
+        if is_cluster(redis):
+            return await _run_on_shards(redis, sha, calls)
         pipe = redis.pipeline(transaction=False)
         for keys, arguments in calls:
             pipe.evalsha(sha, len(keys), *keys, *arguments)
@@ -231,6 +243,17 @@ async def _run(redis: Redis, script: str, calls: Sequence[tuple[list[str], list[
         for each in SHA:  # a new Redis, or one that was started again
             await redis.script_load(each)
         raise
+
+
+async def _run_on_shards(redis: Any, sha: str, calls: Sequence[tuple[list[str], list[Any]]]) -> list[Any]:
+    """All at once; every one has ended when this returns or raises, so that what happened can be looked at."""
+    answers = await asyncio.gather(
+        *(redis.evalsha(sha, len(keys), *keys, *arguments) for keys, arguments in calls), return_exceptions=True
+    )
+    for answer in answers:
+        if isinstance(answer, BaseException):
+            raise answer
+    return list(answers)
 
 
 async def _check_present(redis: Redis, names: Names, claimed: list[bytes] | None) -> None:

@@ -130,8 +130,9 @@ class Run:
         """One worker works on what is there; perhaps it is stopped on the way, after some gates or at a named one."""
         worker = self.worker(a)
         if worker.pace.stopped:
-            return
-        worker.pace.go(b if b < 20 else None, GATES[b - 20] if 20 <= b < 20 + len(GATES) else "")
+            return await self.go_on(a, b)
+        gates, at = (b - 10 if 10 <= b < 20 else None), (GATES[b % len(GATES)] if b >= 20 else "")
+        worker.pace.go(gates, at)
         await self.world.deliver([worker], 1 + a % 5, 1 + b % 4 if b < 20 else 3)
         if not worker.pace.stopped:
             worker.pace.go()

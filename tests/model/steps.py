@@ -130,7 +130,8 @@ class Run:
         """One worker works on what is there; perhaps it is stopped on the way, after some gates or at a named one."""
         worker = self.worker(a)
         if worker.pace.stopped:
-            return await self.go_on(a, b)
+            await self.go_on(a, b)
+            return
         gates, at = (b - 10 if 10 <= b < 20 else None), (GATES[b % len(GATES)] if b >= 20 else "")
         worker.pace.go(gates, at)
         await self.world.deliver([worker], 1 + a % 5, 1 + b % 4 if b < 20 else 3)

@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-import redis
 from numpy.typing import NDArray
 
 from batch import lake
@@ -28,6 +27,7 @@ from batch.replay import Records
 from batch.topics import Cluster, stages
 from batch.unfinished import full, keys, on_logs
 from riskflow.columns import Columns, Text, concat, n_rows, partition_of
+from riskflow.connect import connect
 from riskflow.errors import RiskflowError
 from riskflow.evaluate import ID, KIND
 from riskflow.names import Names
@@ -98,7 +98,7 @@ def parity(plan: Plan, conf: Settings, *, records: bool = False, since_ms: int |
     since_ms: only rows that the broker took from then on; all are folded. records: compare those in Redis, at rest.
     """
     started = time.monotonic()
-    store = redis.Redis.from_url(conf.redis_url)
+    store = connect(conf.redis_url)
     generations = Generations(plan, Names(plan.name, prefix=conf.topic_prefix), conf.lake_folder)
     names = generations.at(present_generation(store, generations))
     with Cluster(conf.kafka) as cluster:

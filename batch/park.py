@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import redis
-
 from batch.archive import Record, read_at
 from batch.generations import Generations, present_generation
 from batch.stopped import wait_until_stopped
 from batch.topics import Cluster, stages
 from riskflow.columns import n_rows
+from riskflow.connect import connect
 from riskflow.errors import NotReady, RiskflowError
 from riskflow.names import Names
 from riskflow.plan import Plan
@@ -45,7 +44,7 @@ def park(plan: Plan, conf: Settings, stage: str, partition: int, offset: int) ->
 
     Raises RiskflowError for a stage, partition or offset that is not there, NotReady when a worker runs.
     """
-    store = redis.Redis.from_url(conf.redis_url)
+    store = connect(conf.redis_url)
     generations = Generations(plan, Names(plan.name, prefix=conf.topic_prefix), conf.lake_folder)
     names = generations.at(present_generation(store, generations))
     topics = {s: t for s, t, _ in stages(plan, names)}

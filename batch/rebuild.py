@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-import redis
 
 from batch import topics as batch_topics
 from batch.archive import archive
@@ -38,6 +37,7 @@ from batch.stopped import members, wait_until_stopped
 from batch.topics import Cluster, check_redis
 from batch.unfinished import HalfSent, Taken, full, on_logs
 from riskflow.columns import Columns, Text, concat, n_rows, partition_of, take
+from riskflow.connect import connect
 from riskflow.declare import Feed
 from riskflow.errors import NotReady, RiskflowError
 from riskflow.evaluate import ID, KIND
@@ -84,7 +84,7 @@ def rebuild(
     Raises NotReady while workers run; RiskflowError when files are given but the stream has taken rows already.
     """
     started = time.monotonic()
-    store = redis.Redis.from_url(conf.redis_url)
+    store = connect(conf.redis_url)
     check_redis(store, conf.redis_url)
     with Cluster(conf.kafka) as cluster:
         job = _Rebuild(plan, conf, store, cluster, partitions)

@@ -35,6 +35,7 @@ from batch.train import Learner, Span, Trained
 from batch.training_set import TrainingSet, resolve_labels, scored_columns, training_set
 from riskflow.bundle import Bundle
 from riskflow.columns import Columns, concat, n_rows
+from riskflow.connect import connect
 from riskflow.errors import NotReady, RiskflowError
 from riskflow.evaluate import ID, KIND, TIME
 from riskflow.hashkey import read_hash_key
@@ -83,7 +84,7 @@ class Run:
         """The registry; raises NotReady when Redis does not answer."""
         import redis
 
-        client = redis.Redis.from_url(self.conf.redis_url)
+        client = connect(self.conf.redis_url)
         try:
             client.ping()
         except redis.RedisError:

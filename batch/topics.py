@@ -12,6 +12,7 @@ from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient, Ne
 from kafka.errors import KafkaError
 
 from batch.generations import Generations, present_generation
+from riskflow.connect import connect, maxmemory_policies
 from riskflow.errors import NotReady
 from riskflow.names import Names
 from riskflow.plan import Plan
@@ -108,7 +109,7 @@ class Made:
 
 def make(plan: Plan, conf: Settings, partitions: int | None = None) -> Made:
     """Topics and heads of the current generation; raises NotReady where a head is missing and its log is not new."""
-    store = redis.Redis.from_url(conf.redis_url)
+    store = connect(conf.redis_url)
     check_redis(store, conf.redis_url)
     generations = Generations(plan, Names(plan.name, prefix=conf.topic_prefix), conf.lake_folder)
     generation = present_generation(store, generations)
@@ -175,10 +176,11 @@ def _check_never_used(
 def check_redis(store: Any, url: str) -> None:
     """Refuses a Redis that may throw state away."""
     try:
-        policy = store.config_get("maxmemory-policy")["maxmemory-policy"]
+        policies = maxmemory_policies(store)
     except redis.exceptions.ConnectionError as error:
         raise NotReady(f"Redis at {url} does not answer ({error}). Run `riskflow up`.") from None
     except redis.exceptions.ResponseError:
         return  # a managed Redis may hide its configuration; `doctor` says so
-    if policy != "noeviction":
-        raise NotReady(f"Redis at {url} has maxmemory-policy {policy}: it would drop state. Set it to noeviction.")
+    if policies != {"noeviction"}:
+        found = ", ".join(sorted(policies))
+        raise NotReady(f"Redis at {url} has maxmemory-policy {found}: it would drop state. Set it to noeviction.")

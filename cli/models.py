@@ -137,12 +137,13 @@ def keys() -> None:
 def _registry(usecase: str) -> Registry:
     import redis
 
+    from riskflow.connect import connect
     from riskflow.errors import NotReady
     from riskflow.names import Names
     from riskflow.registry import Registry
     from riskflow.settings import settings
 
-    client = redis.Redis.from_url(settings().redis_url, socket_timeout=10, socket_connect_timeout=5)
+    client = connect(settings().redis_url, socket_timeout=10, socket_connect_timeout=5)
     try:
         client.ping()
     except redis.exceptions.ConnectionError as error:

@@ -106,12 +106,13 @@ def _needed_by_bundle(plan: Plan, against: str) -> dict[str, str]:
     import redis
 
     from riskflow.bundle import Bundle
+    from riskflow.connect import connect
     from riskflow.errors import NotReady
     from riskflow.names import Names
     from riskflow.registry import Registry
     from riskflow.settings import settings
 
-    registry = Registry(redis.Redis.from_url(settings().redis_url), Names(plan.name, prefix=settings().topic_prefix))
+    registry = Registry(connect(settings().redis_url), Names(plan.name, prefix=settings().topic_prefix))
     try:
         moves = registry.aliases()
         if not against.isdigit() and against not in moves:

@@ -7,11 +7,13 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
-import redis
+from redis.exceptions import RedisError
 
 from ops import ports
 from ops.service import Part, Service
+from riskflow.connect import connect
 from riskflow.errors import NotReady
 
 
@@ -50,14 +52,14 @@ def problem(url: str) -> str | None:
     try:
         with client(url) as connection:
             connection.ping()
-    except redis.RedisError as error:
+    except (RedisError, NotReady) as error:
         return f"{url}: {error}"
     return None
 
 
-def client(url: str, timeout_s: float = 2.0, text: bool = True) -> redis.Redis:
+def client(url: str, timeout_s: float = 2.0, text: bool = True) -> Any:
     """A connection that gives up soon; answers are text unless binary values are read."""
-    return redis.Redis.from_url(url, socket_connect_timeout=timeout_s, socket_timeout=timeout_s, decode_responses=text)
+    return connect(url, socket_connect_timeout=timeout_s, socket_timeout=timeout_s, decode_responses=text)
 
 
 def executable() -> str:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from redis.exceptions import RedisError
+from redis.exceptions import RedisClusterException, RedisError
 
 from riskflow.bundle import Bundle, sign, verify, verify_signature, version_of
 from riskflow.errors import BundleRefused, NotReady, RiskflowError
@@ -218,10 +218,12 @@ class Registry:
             pipe.multi()
             pipe.hset(self.names.aliases, alias, move.to_json())
             pipe.rpush(self.names.history, move.to_json())
-            pipe.publish(self.names.notice, str(number))
             return move
 
-        return self._transaction(change, self.names.aliases, self.names.history)
+        move = self._transaction(change, self.names.aliases, self.names.history)
+        with suppress(RedisError):  # workers look by themselves, too
+            self.client.publish(self.names.notice, str(move.number))
+        return move
 
     def _transaction(self, change: Callable[[Any], T], *watched: str) -> T:
         """change(pipe) reads, calls multi(), then writes; it is called again when a watched key has changed."""
@@ -287,14 +289,14 @@ class Notices:
                 await self._subscribe()
             else:
                 await self._pubsub.get_message(ignore_subscribe_messages=True, timeout=timeout_s)
-        except (OSError, RedisError):
+        except (OSError, RedisError, RedisClusterException):
             await self.close()
             await asyncio.sleep(timeout_s)
 
     async def close(self) -> None:
         pubsub, self._pubsub = self._pubsub, None
         if pubsub is not None:
-            with suppress(OSError, RedisError):
+            with suppress(OSError, RedisError, RedisClusterException):
                 await pubsub.aclose()
 
     async def _subscribe(self) -> None:

@@ -14,6 +14,7 @@ from riskflow.errors import SettingsError
 
 PROJECT = Path(__file__).resolve().parent.parent
 PREFIX = "RISKFLOW_"
+REDIS_SCHEMES = ("redis://", "rediss://", "unix://", "redis+cluster://", "rediss+cluster://")  # riskflow/connect.py
 
 
 def home_folder() -> Path:
@@ -38,7 +39,9 @@ class Settings(BaseSettings):
 
     home: Path = Field(default_factory=home_folder, description="folder for local services, data and keys")
     kafka: Annotated[str, Field(description="bootstrap servers, host:port[,host:port]")] = "127.0.0.1:9092"
-    redis_url: Annotated[str, Field(description="redis://host:port/db")] = "redis://127.0.0.1:6379/0"
+    redis_url: Annotated[str, Field(description="redis://host:port/db, or redis+cluster://host:port,host:port")] = (
+        "redis://127.0.0.1:6379/0"
+    )
     airflow_url: Annotated[str, Field(description="base URL of Airflow's API server")] = "http://127.0.0.1:8080"
     airflow_user: str = "admin"
     airflow_password: SecretStr = SecretStr("admin")
@@ -66,8 +69,8 @@ class Settings(BaseSettings):
     @field_validator("redis_url")
     @classmethod
     def _redis(cls, value: str) -> str:
-        if not value.startswith(("redis://", "rediss://", "unix://")):
-            raise ValueError("expected a URL that starts with redis://, rediss:// or unix://")
+        if not value.startswith(REDIS_SCHEMES):
+            raise ValueError(f"expected a URL that starts with one of {', '.join(REDIS_SCHEMES)}")
         return value
 
     @property

@@ -6,8 +6,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-from redis import Redis
-
+from riskflow.connect import connect
 from riskflow.names import Names
 from riskflow.registry import Registry
 from riskflow.settings import Settings
@@ -37,7 +36,7 @@ class Services:
 
     def __init__(self, conf: Settings, metrics: Metrics, retention_s: float = WEEK_S, redis: Any = None) -> None:
         self.conf, self.metrics, self.retention_s = conf, metrics, retention_s
-        self.redis: Any = redis or Redis.from_url(
+        self.redis: Any = redis or connect(
             conf.redis_url, socket_timeout=REDIS_S, socket_connect_timeout=REDIS_S, health_check_interval=30
         )
         self.served: dict[str, Served] = {}

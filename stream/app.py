@@ -13,10 +13,11 @@ from typing import Any
 import faust
 import structlog
 from prometheus_client import start_http_server
-from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError
 
+from riskflow.connect import connect, connect_async
 from riskflow.errors import Leave, NotReady, RiskflowError
 from riskflow.hashkey import read_hash_key
 from riskflow.names import Names
@@ -45,7 +46,7 @@ class Worker:
     def __init__(self, plan: Plan, conf: Settings, slot: int) -> None:
         self.plan, self.conf = plan, conf
         never = Retry(NoBackoff(), 0)  # stream/head.py decides what an unanswered commit means
-        self.redis: Any = Redis.from_url(conf.redis_url, socket_timeout=30, socket_connect_timeout=5, retry=never)
+        self.redis = connect_async(conf.redis_url, socket_timeout=30, socket_connect_timeout=5, retry=never)
         self.names = Names(plan.name, generation(conf, plan.name), conf.topic_prefix)
         self.worker = f"{socket.gethostname()}/{slot}"
         self.app = make_faust(self.names, conf, slot)
@@ -185,12 +186,10 @@ def make_faust(names: Names, conf: Settings, slot: int) -> App:
 
 def generation(conf: Settings, usecase: str) -> int:
     """The generation that workers use, as `riskflow topics` or `rebuild` wrote it; 1 before that."""
-    import redis
-
-    with redis.Redis.from_url(conf.redis_url, socket_timeout=10) as client:
+    with connect(conf.redis_url, socket_timeout=10) as client:
         try:
             return int(client.get(Names(usecase, prefix=conf.topic_prefix).current_generation) or 1)
-        except redis.exceptions.ConnectionError as error:
+        except ConnectionError as error:
             raise NotReady(f"Redis at {conf.redis_url} does not answer ({error}). Run `riskflow up`.") from None
 
 

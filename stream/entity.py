@@ -75,7 +75,8 @@ class EntityStage:
             commit.entities, commit.records = [entities[i] for i in rows], [seen.records[i] for i in rows]
         self._refuse(columns, seen.conflicts, "id_conflict", OTHER_CONTENT, outbox)
         if n_rows(seen.columns):
-            await self.following.send(work, seen.columns, {c.head.partition: c.sent or {} for c in commits}, outbox)
+            sent = {c.head.partition: c.sent for c in commits if c.sent is not None}  # moved forward by what is sent
+            await self.following.send(work, seen.columns, sent, outbox)
 
     def _owned(self, commits: list[head.Commit], columns: Columns, slots: Any, entities: int) -> list[list[int]]:
         """For each partition the numbers of its entities: an entity is in one partition only."""

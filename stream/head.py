@@ -15,7 +15,6 @@ import asyncio
 import hashlib
 import json
 import struct
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,27 +22,39 @@ from typing import Any
 import msgspec
 import structlog
 from redis.asyncio import Redis
-from redis.exceptions import BusyLoadingError, ConnectionError, NoScriptError, ReadOnlyError, TimeoutError
+from redis.exceptions import (
+    BusyLoadingError,
+    ClusterError,
+    ConnectionError,
+    NoScriptError,
+    ReadOnlyError,
+    RedisClusterException,
+    TimeoutError,
+)
 
+from riskflow.connect import is_cluster
 from riskflow.errors import Leave, NotReady
 from riskflow.names import Names
 from riskflow.state import LEFT_FOR
 
 log = structlog.get_logger(__name__)
-AWAY = (ConnectionError, TimeoutError, BusyLoadingError, ReadOnlyError, NoScriptError, OSError)
+CLUSTER_AWAY = (ClusterError, RedisClusterException)  # a shard without a master, or no node that answers
+AWAY = (ConnectionError, TimeoutError, BusyLoadingError, ReadOnlyError, NoScriptError, OSError, *CLUSTER_AWAY)
 RETRY_S = 0.2
 FIELDS = ("position", "epoch", "topic_id", "layout", "applied", "sent", "roster", "starts", "parked")
 
+# The clock is Redis' own: workers' clocks differ and jump, and an epoch that was lost must not be given again.
 CLAIM = f"""
 local stored = redis.call('HMGET', KEYS[1], 'position', 'epoch', '{LEFT_FOR}', 'topic_id')
 if not stored[1] then return false end
 if stored[3] then return {{stored[3]}} end
-if stored[4] == ARGV[2] then
-  local epoch = math.max(tonumber(stored[2]) + 1, tonumber(ARGV[1]))
+if stored[4] == ARGV[1] then
+  local now = redis.call('TIME')
+  local epoch = math.max(tonumber(stored[2]) + 1, now[1] * 1000 + math.floor(now[2] / 1000))
   redis.call('HSET', KEYS[1], 'epoch', string.format('%.0f', epoch))
   redis.call('HINCRBY', KEYS[1], 'starts', 1)
 end
-return redis.call('HMGET', KEYS[1], unpack(ARGV, 3))
+return redis.call('HMGET', KEYS[1], unpack(ARGV, 2))
 """
 
 # Lua passes at most about 8,000 values to one call, so long lists go in parts.
@@ -100,8 +111,7 @@ class Head:
         A head of another topic is returned as it is and not taken: it may be a running worker's, of another Kafka.
         """
         keys = [names.head(stage, partition), names.records(stage, partition)]
-        arguments = [int(time.time() * 1000), topic_id, *FIELDS]
-        [stored] = await until_answered(lambda: _run(redis, CLAIM, [(keys[:1], arguments)]))
+        [stored] = await until_answered(lambda: _run(redis, CLAIM, [(keys[:1], [topic_id, *FIELDS])]))
         await _check_present(redis, names, stored)
         if stored is None:
             raise NotReady(
@@ -153,9 +163,13 @@ class Commit:
     records: Sequence[bytes] = ()
 
     def arguments(self) -> list[Any]:
-        """Of the script."""
+        """Of the script.
+
+        The roster is said again each time: a pin moves no position, so a Redis that lost it alone looks like ours.
+        """
         new: dict[str, Any] = {"position": self.position}
-        for name, value in (("applied", self.applied), ("sent", self.sent), ("roster", self.roster)):
+        roster = (self.roster or self.head.roster) or None
+        for name, value in (("applied", self.applied), ("sent", self.sent), ("roster", roster)):
             if value is not None:
                 new[name] = msgspec.json.encode(value).decode()
         if self.position > self.head.position:
@@ -220,6 +234,8 @@ async def _run(redis: Redis, script: str, calls: Sequence[tuple[list[str], list[
         if len(calls) == 1:
             keys, arguments = calls[0]
             return [await redis.evalsha(sha, len(keys), *keys, *arguments)]
+        if is_cluster(redis):
+            return await _run_on_shards(redis, sha, calls)
         pipe = redis.pipeline(transaction=False)
         for keys, arguments in calls:
             pipe.evalsha(sha, len(keys), *keys, *arguments)
@@ -228,6 +244,17 @@ async def _run(redis: Redis, script: str, calls: Sequence[tuple[list[str], list[
         for each in SHA:  # a new Redis, or one that was started again
             await redis.script_load(each)
         raise
+
+
+async def _run_on_shards(redis: Any, sha: str, calls: Sequence[tuple[list[str], list[Any]]]) -> list[Any]:
+    """All at once; every one has ended when this returns or raises, so that what happened can be looked at."""
+    answers = await asyncio.gather(
+        *(redis.evalsha(sha, len(keys), *keys, *arguments) for keys, arguments in calls), return_exceptions=True
+    )
+    for answer in answers:
+        if isinstance(answer, BaseException):
+            raise answer
+    return list(answers)
 
 
 async def _check_present(redis: Redis, names: Names, claimed: list[bytes] | None) -> None:

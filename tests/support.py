@@ -8,9 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import redis
 
 from riskflow.columns import Columns, take
+from riskflow.connect import connect
 from riskflow.names import Names
 from riskflow.plan import Plan
 from riskflow.settings import settings
@@ -28,7 +28,7 @@ def names_of(plan: Plan, generation: int = 1) -> Names:
 
 
 def store() -> Any:
-    return redis.Redis.from_url(settings().redis_url)
+    return connect(settings().redis_url)
 
 
 def small_model(inputs: int, seed: int) -> Any:

@@ -60,12 +60,11 @@ def retrain(stage: Stage) -> str:
 
 def swap(stage: Stage) -> str:
     """From the moment the alias moved to the first score by the new version, while events flow."""
-    import redis
-
+    from riskflow.connect import connect
     from riskflow.registry import Registry
 
     version = int(stage.published["version"])
-    moves = Registry(redis.Redis.from_url(stage.conf.redis_url), stage.names).history("champion")
+    moves = Registry(connect(stage.conf.redis_url), stage.names).history("champion")
     moved_ms = next(move.at_ms for move in reversed(moves) if move.version == version)
     watch(stage, lambda: version in stage.observer.first_ms, SWAP_S, f"a score by version {version}")
     stage.swap_s = round((stage.observer.first_ms[version] - moved_ms) / 1000, 3)

@@ -126,9 +126,9 @@ def _heads(stage: Stage) -> list[str]:
 
 
 def _claimed(stage: Stage, heads: list[str]) -> bool:
-    import redis
+    from riskflow.connect import connect
 
-    with redis.Redis.from_url(stage.conf.redis_url) as store:
+    with connect(stage.conf.redis_url) as store:
         pipe = store.pipeline(transaction=False)
         for head in heads:
             pipe.hget(head, "epoch")

@@ -1,0 +1,234 @@
+"""What must have come out, worked out from the feeds alone in plain Python, and what did come out."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from riskflow import evaluate
+from riskflow.columns import Columns, Text
+from riskflow.wire import decode
+from tests.model.world import CARDS, NAMES, PAYMENTS, REPORTS, SHOPS, World, plan
+
+FEEDS = (PAYMENTS, REPORTS)
+ROW_BITS = 12
+OF_BUNDLE = {"_score", "_action", "_bundle"}
+
+
+@dataclass(frozen=True)
+class Expected:
+    """One message that takes effect."""
+
+    kind: int
+    offset: int
+    name: str
+    card: str
+    shop: str | None
+    value: float
+
+
+def expected(world: World) -> tuple[list[Expected], set[str]]:
+    """The messages that take effect, and keys of those that are rejected. A card is in one partition of one feed."""
+    taken, rejected = [], set()
+    for kind, tp in enumerate(FEEDS):
+        seen: dict[tuple[str, str], Any] = {}
+        for record in world.broker.logs[tp]:
+            message = msgspec.json.decode(record.value)
+            name = message.get("payment_id") or message.get("report_id")
+            if name is None:
+                rejected.add(f"{STAGE[kind]}:0:{record.offset}")
+                continue
+            before = seen.setdefault((message["card"], name), message)
+            if before is message:
+                value = float(message["amount"] if kind == 0 else message["is_fraud"])
+                taken.append(Expected(kind, record.offset, name, message["card"], message.get("shop"), value))
+            elif before != message:
+                rejected.add(f"{STAGE[kind]}:0:{record.offset}")
+    return taken, rejected
+
+
+STAGE = ("payments", "reports")
+
+
+@dataclass
+class Row:
+    """One row of `rows`, with the epoch of its block."""
+
+    epoch: int
+    values: dict[str, Any]
+
+    @property
+    def place(self) -> int:
+        return int(self.values["_log_shop"])
+
+
+def rows_of(world: World) -> list[Row]:
+    """All rows that were sent, in the order of the topic."""
+    out = []
+    for record in world.broker.topic(NAMES.rows):
+        columns, meta = decode(record.value)
+        lists = [c.values() if isinstance(c, Text) else [v.tobytes() for v in c] for c in columns.values()]
+        plain = {n: c.tolist() for n, c in columns.items() if not isinstance(c, Text)}
+        for i, values in enumerate(zip(*lists, strict=True)):
+            row = dict(zip(columns, values, strict=True))
+            row.update({n: plain[n][i] for n in ("_kind", "_log_shop", "_log_card", "_part_card", "_log_intake")})
+            out.append(Row(meta["epoch"], row))
+    return out
+
+
+def number(value: bytes) -> float:
+    """A float64 column's value."""
+    return float(np.frombuffer(value, np.float64)[0])
+
+
+class Check:
+    """All that is wrong in a world at rest, in words."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.wrong: list[str] = []
+        self.taken, self.rejected = expected(world)
+
+    def run(self) -> list[str]:
+        self._rows()
+        self._scores()
+        self._rejected()
+        return [*self.world.wrong, *self.world.store.stolen, *self.wrong]
+
+    def must(self, holds: bool, what: str) -> None:
+        if not holds:
+            self.wrong.append(what)
+
+    def _may_differ(self, place: int) -> bool:
+        return place >> ROW_BITS < self.world.two_scores_below
+
+    def _rows(self) -> None:
+        self.effective: dict[int, Row] = {}
+        for row in rows_of(self.world):
+            before = self.effective.get(row.place)
+            if before is not None:
+                self._same(before, row)
+            if before is None or row.epoch >= before.epoch:
+                self.effective[row.place] = row
+        rows = list(self.effective.values())
+        found = sorted((r.values["_kind"], r.values["_log_intake"] >> ROW_BITS) for r in rows)
+        wanted = sorted((e.kind, e.offset) for e in self.taken)
+        self.must(found == wanted, f"rows of {found}, expected {wanted}")
+        if found == wanted:
+            self._features(rows)
+            self._records(rows)
+
+    def _same(self, a: Row, b: Row) -> None:
+        differing = {n for n in a.values if a.values[n] != b.values.get(n)}
+        if differing and self._may_differ(a.place):
+            differing -= OF_BUNDLE
+        self.must(not differing, f"row at {a.place} was sent twice with different {sorted(differing)}")
+
+    def _features(self, rows: list[Row]) -> None:
+        """Each row says what came before it, once, in the order of the log."""
+        said = {(e.kind, e.offset): e for e in self.taken}
+        paid: dict[str, list[float]] = defaultdict(list)
+        last: dict[tuple[int, int], int] = {}
+        for row in sorted(rows, key=lambda r: (r.values["_part_card"], r.values["_log_card"])):
+            event = said[row.values["_kind"], row.values["_log_intake"] >> ROW_BITS]
+            source = row.values["_part_card"], event.kind
+            self.must(last.get(source, -1) < event.offset, f"{event} came out of order")
+            last[source] = event.offset
+            if event.kind == 0:
+                before = paid[event.card]
+                found = number(row.values["paid_events_count_90d"]), number(row.values["paid_amount_sum_90d"])
+                self.must(found == (len(before), sum(before)), f"{event}: card said {found}, before it were {before}")
+                before.append(event.value)
+        self._at_shops(rows, said)
+
+    def _at_shops(self, rows: list[Row], said: dict[tuple[int, int], Expected]) -> None:
+        shops: dict[str, list[float]] = defaultdict(list)
+        frauds: dict[str, float] = defaultdict(float)
+        for row in sorted(rows, key=lambda r: r.place):
+            event = said[row.values["_kind"], row.values["_log_intake"] >> ROW_BITS]
+            if event.shop is None:
+                continue
+            before = shops[event.shop]
+            if event.kind == 0:
+                found = [number(row.values[f"{n}_90d"]) for n in
+                         ("at_shop_events_count", "at_shop_half_sum", "said_is_fraud_sum")]  # fmt: skip
+                known = [len(before), sum(before), frauds[event.shop]]
+                self.must(found == known, f"{event}: shop said {found}, expected {known}")
+                before.append(event.value / 2)
+            else:
+                frauds[event.shop] += event.value
+
+    def _records(self, rows: list[Row]) -> None:
+        """Records equal a replay of what took effect, in one go."""
+        for tps, stage in ((CARDS, plan().stages[0]), (SHOPS, plan().stages[1])):
+            of, log = f"_part_{stage.entity.field}", f"_log_{stage.entity.field}"
+            for tp in tps:
+                mine = [r for r in rows if self._partition(r, of) == tp.partition]
+                mine.sort(key=lambda r: self._log(r, log))
+                version = self.world.store.now(World.head_key(tp))
+                found = version.records if version else {}
+                self.must(found == replayed(stage, mine), f"records of {tp.topic} {tp.partition} are not a replay's")
+
+    @staticmethod
+    def _partition(row: Row, of: str) -> int:
+        value = row.values[of]
+        return value if isinstance(value, int) else int(np.frombuffer(value, np.int32)[0])
+
+    @staticmethod
+    def _log(row: Row, log: str) -> int:
+        return int(row.values[log])
+
+    def _scores(self) -> None:
+        values: dict[str, list[tuple[int, bytes]]] = defaultdict(list)
+        for record in self.world.broker.topic(NAMES.scores):
+            values[(record.key or b"").decode()].append((int(dict(record.headers)["epoch"]), record.value))
+        found, wanted = sorted(values), sorted(e.name for e in self.taken if e.kind == 0)
+        self.must(found == wanted, f"scores of {found}, expected {wanted}")
+        for row in self.effective.values():
+            if row.values["_kind"] == 0:
+                self._score(values.get(row.values["_id"].decode(), []), row)
+
+    def _score(self, sent: list[tuple[int, bytes]], row: Row) -> None:
+        name = row.values["_id"].decode()
+        different = {value for _, value in sent}
+        self.must(len(different) == 1 or self._may_differ(row.place), f"{name} has the scores {sorted(different)}")
+        if not sent:
+            return
+        effective = {value for epoch, value in sent if epoch == max(e for e, _ in sent)}
+        bundles = {msgspec.json.decode(value)["bundle"] for value in effective}
+        of_row = int(np.frombuffer(row.values["_bundle"], np.int64)[0])
+        self.must(bundles == {of_row}, f"{name}: the score is of bundles {bundles}, the row of {of_row}")
+
+    def _rejected(self) -> None:
+        keys = {(r.key or b"").decode() for r in self.world.broker.topic(NAMES.rejected)}
+        self.must(keys == self.rejected, f"rejected {sorted(keys)}, expected {sorted(self.rejected)}")
+
+
+def replayed(stage: Any, rows: list[Row]) -> dict[bytes, bytes]:
+    """What a store holds of one partition after these rows."""
+    if not rows:
+        return {}
+    columns = columns_of(rows)
+    entities, slots = evaluate.entities_of(stage, columns)
+    seen = evaluate.observe(plan(), stage, columns, slots, [None] * len(entities), evaluate.Failures())
+    return {b"e:" + e: r for e, r in zip(entities, seen.records, strict=True)}
+
+
+def columns_of(rows: list[Row]) -> Columns:
+    """Rows as columns again."""
+    names = ("_kind", "_id", "at_ms", "card", "shop", "amount", "channel", "note", "is_fraud", "half")
+    kinds = {"_kind": np.int8, "at_ms": np.int64, "channel": np.int32}
+    out: Columns = {}
+    for name in names:
+        values = [r.values[name] for r in rows]
+        if name in ("_id", "card", "shop", "note"):
+            out[name] = Text.of(values)
+        elif name == "_kind":
+            out[name] = np.array(values, np.int8)
+        else:
+            out[name] = np.frombuffer(b"".join(values), kinds.get(name, np.float64))
+    return out

@@ -1,7 +1,7 @@
 """Sends a world to Kafka at a steady rate, in order, each message once, and waits until all are acknowledged.
 
-Beyond `allowed`, a share of the world, it only trickles: each fault gets its part of the events, and something always
-flows, however long a recovery takes.
+Beyond `allowed`, a share of the events, it only trickles: each fault gets its part of them, and something always flows,
+however long recoveries take; then there are more events than were asked for.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Pacer(threading.Thread):
         self._messages, self._wanted, self._kafka, self._topic = messages, events, kafka, topic
         self._partitions, self._per_s = partitions, per_s
         self._waiting = threading.Semaphore(IN_FLIGHT)
-        self._free_until = 0.0
+        self._finishing = False
 
     def run(self) -> None:
         try:
@@ -42,19 +42,15 @@ class Pacer(threading.Thread):
             self.error = error
 
     def finish(self) -> None:
-        """Sends the rest at full rate; raises what went wrong."""
-        self.allowed = 1.0
+        """Sends the rest at full rate, if there is a rest; raises what went wrong."""
+        self.allowed, self._finishing = 1.0, True
         self.join()
         if self.error is not None:
             raise self.error
 
-    def hurry(self, seconds: float) -> None:
-        """Sends at full rate for a while, whatever is allowed."""
-        self._free_until = time.monotonic() + seconds
-
     @property
     def _free(self) -> bool:
-        return self.events < self.allowed * self._wanted or time.monotonic() < self._free_until
+        return self.events < self.allowed * self._wanted
 
     def _send(self) -> None:
         producer = KafkaProducer(
@@ -63,8 +59,8 @@ class Pacer(threading.Thread):
         )  # fmt: skip
         due_s = time.monotonic()
         for message in self._messages:
-            if self.error is not None:
-                return
+            if self.error is not None or (self._finishing and self.events >= self._wanted):
+                break
             due_s = max(due_s, time.monotonic() - 1.0) + 1 / (self._per_s if self._free else TRICKLE_PER_S)
             self._wait_until(due_s)
             self._waiting.acquire()

@@ -15,7 +15,7 @@ import psutil
 from batch import topics as batch_topics
 from batch.generations import Generations, present_generation
 from batch.topics import Cluster
-from chaos.faults import FAULTS, FIRST, Stage, kills, play, schedule
+from chaos.faults import FIRST, Stage, kills, only_first, play, schedule
 from chaos.fleet import RANDOM, Fleet, Stuck, wait_until
 from chaos.pacer import Pacer
 from chaos.platform import Platform, platform
@@ -43,7 +43,7 @@ class Options:
     kills: int = 10
     seed: int = 1
     per_s: float = 3_000.0
-    partitions: int = 4
+    partitions: int = 6
     entities: int = 2_000
     hot: bool = False
     faults: dict[str, int] = field(default_factory=dict)  # names of chaos.faults.FAULTS
@@ -78,10 +78,12 @@ def run(options: Options, tell: Callable[[str], None]) -> dict[str, Any]:
     warm_up(plan)  # a worker's first start compiles; that is not what is measured here
     began = time.monotonic()
     with platform(tell, small_disks=bool(options.faults.get("disk_full"))) as place:
-        return _Run(plan, options, place, tell).run() | {"seconds": round(time.monotonic() - began)}
+        return Run(plan, options, place, tell).run() | {"seconds": round(time.monotonic() - began)}
 
 
-class _Run:
+class Run:
+    """A run on services that are there already."""
+
     def __init__(self, plan: Plan, options: Options, place: Platform, tell: Callable[[str], None]) -> None:
         self.plan, self.options, self.place, self.tell = plan, options, place, tell
         conf = settings()
@@ -97,26 +99,33 @@ class _Run:
         )
         self.sampler = Sampler(self.fleet, place)
         self.stage = Stage(
-            plan, place, self.fleet, self.publisher, self.pacer, random.Random(options.seed), self._say
+            plan, place, self.fleet, self.publisher, self.pacer, random.Random(options.seed), options.partitions,
+            self._say,
         )  # fmt: skip
         self._began = time.monotonic()
 
     def run(self) -> dict[str, Any]:
-        stuck = ""
+        """Faults, then the rest of the events, then the verdict; what hangs is told, and the rest is judged."""
         try:
-            try:
-                self._play()
-            except Stuck as error:
-                stuck = str(error)
-                self.tell(f"STUCK: {stuck}")
-                self._show_logs()
+            stuck = self._stuck(self._play)
+            never_done = self._stuck(self._finish)
             self.fleet.close()
-            verdict = Verdict() if stuck else self._judge()
+            verdict = Verdict() if never_done else self._judge()
         finally:
             self.tail.close()
             self.sampler.close()
             self.fleet.close()
-        return self._report(verdict, stuck)
+        return self._report(verdict, [what for what in (stuck, never_done) if what])
+
+    def _stuck(self, part: Callable[[], None]) -> str:
+        """What did not happen in a part of the run; nothing by rights."""
+        try:
+            part()
+        except Stuck as error:
+            self._say(f"STUCK: {error}")
+            self._show_logs()
+            return str(error)
+        return ""
 
     def _play(self) -> None:
         for thread in (self.tail, self.sampler, self.pacer):
@@ -134,7 +143,10 @@ class _Run:
                 break
             self._say("a kill more, for one that did not count")
             kills(self.stage, [RANDOM])
+
+    def _finish(self) -> None:
         self._say("the rest of the events")
+        only_first(self.stage)
         self.pacer.finish()
         wait_until(self._at_rest, REST_S, "scoring everything", self.fleet.check)
         self.fleet.stop(FIRST)
@@ -181,7 +193,7 @@ class _Run:
                 }
         return [k.decode() for k in self.place.store().scan_iter(count=1000) if k.decode() not in known]
 
-    def _report(self, verdict: Verdict, stuck: str) -> dict[str, Any]:
+    def _report(self, verdict: Verdict, stuck: list[str]) -> dict[str, Any]:
         ends, wrong = self.fleet.ends, verdict.wrong
         counted = sum(ends.counted.values())
         recovery = sorted(ends.recovery_s)
@@ -227,8 +239,3 @@ class _Run:
         for slot in self.fleet.slots.values():
             for line in slot.log.read_text(errors="replace").splitlines()[-25:]:
                 self.tell(f"  worker {slot.number}: {line[:400]}")
-
-
-def unknown_faults(counts: dict[str, int]) -> list[str]:
-    """Names that are no fault."""
-    return [name for name in counts if name not in FAULTS]

@@ -82,12 +82,16 @@ class Judge:
         rings: dict[bytes, list[tuple[tuple[bool, bytes], bool]]] = {}
         other = (feeds.fate == ord("c")).tolist()
         is_event = events.tolist()
+        again = 0
         for generation in range(1, self.generation + 1):
             names = Names(self.plan.name, generation, self.conf.topic_prefix)
             for place, entity, name in observer.read_first_log(self.plan, names, self.logs, self.places):
-                if not out[place]:
+                if out[place]:
+                    again += 1
+                else:
                     ring = rings.setdefault(entity, [])
                     out[place] = _decide(ring, (is_event[place], name), other[place])
+        self.out.counts["rows_sent_again_to_the_first_log"] = again
         valid = np.isin(feeds.fate, [v[0] for v in VALID])
         self.out.wrong["invalid_on_the_log"] = int(((out > 0) & ~valid).sum())
         absent = valid & (out == NOTHING)

@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import count
 from typing import Any, NamedTuple
 from zlib import crc32
 
@@ -27,6 +28,7 @@ BUSY = 5  # entities that a share of all events is about: their copies can come 
 BUSY_SHARE, HOT_SHARE = 0.2, 0.5
 FAR = 1_600  # events between an original and its late copy: about 60 of the same busy entity
 CHUNK = 1_000
+SPARE = 100_000  # events that may be sent on top
 
 EVENT, NEAR, LATE_COPY, OTHER, ROW, WAITS, INVALID = (b"e", b"n", b"f", b"c", b"r", b"p", b"x")
 VALID = (EVENT, NEAR, LATE_COPY, OTHER, ROW)  # what the first stage has to decide on
@@ -63,7 +65,7 @@ class World:
         return cls(plan, events, seed, entities, hot, int(time.time() * 1000) - 20 * DAY_MS)
 
     def messages(self) -> Iterator[Message]:
-        """Messages in the order in which they are sent."""
+        """Messages in the order in which they are sent, without an end: `events` only says how dense they are."""
         return _Maker(self).messages()
 
 
@@ -74,7 +76,7 @@ class _Maker:
         self.world, self.plan = world, world.plan
         self.rng = np.random.default_rng(world.seed)
         self.feeds = list(world.plan.usecase.feeds)
-        self.step_ms = min(STEP_MS, int(SPAN_DAYS * DAY_MS / world.events))
+        self.step_ms = min(STEP_MS, int(SPAN_DAYS * DAY_MS / (world.events + SPARE)))
         self.end_ms = world.start_ms + int((SPAN_DAYS + 0.9) * DAY_MS)
         self.conflicts_left = min(50, world.events // 200)  # 16 bits tell contents apart: few, so that none is missed
         self.lately: deque[dict[str, Any]] = deque(maxlen=5_000)  # events that labels may be about
@@ -82,10 +84,9 @@ class _Maker:
         self.number = 0
 
     def messages(self) -> Iterator[Message]:
-        for first in range(0, self.world.events, CHUNK):
-            n = min(CHUNK, self.world.events - first)
-            chance = self.rng.random((n, 6))
-            for i, event in enumerate(self._events(first, n)):
+        for first in count(0, CHUNK):
+            chance = self.rng.random((CHUNK, 5))
+            for i, event in enumerate(self._events(first, CHUNK)):
                 yield from self._around(first + i, event, chance[i])
 
     def _around(self, i: int, event: dict[str, Any], chance: Any) -> Iterator[Message]:

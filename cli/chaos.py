@@ -7,8 +7,6 @@ from typing import Annotated, Any
 
 import typer
 
-Count = typer.Option(min=0)
-
 
 def register(app: typer.Typer) -> None:
     """Adds the command."""
@@ -40,7 +38,10 @@ def chaos(
     entities: Annotated[int, typer.Option(min=10, help="customers; of other entities there are fewer")] = 2_000,
     hot: Annotated[bool, typer.Option("--hot", help="half of the events are about one entity")] = False,
     per_s: Annotated[float, typer.Option(min=10, help="events a second, while they flow freely")] = 3_000.0,
-    partitions: Annotated[int, typer.Option(min=1)] = 4,
+    partitions: Annotated[int, typer.Option(min=1)] = 6,
+    control: Annotated[
+        bool, typer.Option("--control", help="the same kills on stock Faust instead: what the suite can see")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="the whole report as the last line")] = False,
 ) -> None:
     """Kill, freeze and starve a real stream while events flow, then count what was lost or counted twice.
@@ -51,6 +52,9 @@ def chaos(
     """
     from chaos.run import Options, run
 
+    if control:
+        _control(events, kills, seed, per_s, as_json)
+        return
     faults = {
         "zombies": zombies, "rescales": rescales, "broker_kills": broker_kills, "redis_kills": redis_kills,
         "redis_lost_second": redis_lost_second, "redis_emptied": redis_emptied, "failovers": failovers,
@@ -64,6 +68,16 @@ def chaos(
         typer.echo(json.dumps(found))
     if not found["clean"]:
         raise typer.Exit(1)
+
+
+def _control(events: int, kills: int, seed: int, per_s: float, as_json: bool) -> None:
+    from chaos.control import control
+
+    found = control(events, kills, seed, per_s, _tell)
+    for name, value in found.items():
+        typer.echo(f"{name:44} {value}")
+    if as_json:
+        typer.echo(json.dumps(found))
 
 
 def _tell(line: str) -> None:

@@ -22,14 +22,22 @@ from typing import Any
 
 import structlog
 from redis.asyncio import Redis
-from redis.exceptions import BusyLoadingError, ConnectionError, NoScriptError, ReadOnlyError, TimeoutError
+from redis.exceptions import (
+    BusyLoadingError,
+    ConnectionError,
+    NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    ResponseError,
+    TimeoutError,
+)
 
 from riskflow.errors import Leave, NotReady
 from riskflow.names import Names
 from riskflow.state import LEFT_FOR
 
 log = structlog.get_logger(__name__)
-AWAY = (ConnectionError, TimeoutError, BusyLoadingError, ReadOnlyError, NoScriptError, OSError)
+AWAY = (ConnectionError, TimeoutError, BusyLoadingError, ReadOnlyError, OutOfMemoryError, NoScriptError, OSError)
 RETRY_S = 0.2
 FIELDS = ("position", "epoch", "topic_id", "layout", "applied", "sent", "roster", "starts", "parked")
 
@@ -226,6 +234,10 @@ async def _run(redis: Redis, script: str, calls: Sequence[tuple[list[str], list[
     except NoScriptError:
         for each in SHA:  # a new Redis, or one that was started again
             await redis.script_load(each)
+        raise
+    except ResponseError as error:
+        if "MISCONF" in str(error):  # its disk is full: it takes no writes until there is room again
+            raise ConnectionError(str(error)) from None
         raise
 
 

@@ -287,14 +287,14 @@ class Notices:
                 await self._subscribe()
             else:
                 await self._pubsub.get_message(ignore_subscribe_messages=True, timeout=timeout_s)
-        except (OSError, RedisError):
+        except (OSError, RedisError, RuntimeError):  # the last one is uvloop's, for a connection that was reset
             await self.close()
             await asyncio.sleep(timeout_s)
 
     async def close(self) -> None:
         pubsub, self._pubsub = self._pubsub, None
         if pubsub is not None:
-            with suppress(OSError, RedisError):
+            with suppress(OSError, RedisError, RuntimeError):
                 await pubsub.aclose()
 
     async def _subscribe(self) -> None:

@@ -38,6 +38,8 @@ from riskflow.state import LEFT_FOR
 
 log = structlog.get_logger(__name__)
 AWAY = (ConnectionError, TimeoutError, BusyLoadingError, ReadOnlyError, OutOfMemoryError, NoScriptError, OSError)
+# What else means that: a full disk, and uvloop's word for a connection that was reset a moment ago.
+SAYS_AWAY = ("MISCONF", "the handler is closed")
 RETRY_S = 0.2
 FIELDS = ("position", "epoch", "topic_id", "layout", "applied", "sent", "roster", "starts", "parked")
 
@@ -198,7 +200,9 @@ async def commit(commits: Sequence[Commit]) -> None:
     while left:
         try:
             answers = await _run(left[0].head.redis, COMMIT, [(c.head.keys, c.arguments()) for c in left])
-        except AWAY as error:
+        except Exception as error:
+            if not _away(error):
+                raise
             log.warning("no answer to a commit", stage=left[0].head.stage, error=repr(error))
             left = await _not_happened(left)
             if left:
@@ -235,10 +239,6 @@ async def _run(redis: Redis, script: str, calls: Sequence[tuple[list[str], list[
         for each in SHA:  # a new Redis, or one that was started again
             await redis.script_load(each)
         raise
-    except ResponseError as error:
-        if "MISCONF" in str(error):  # its disk is full: it takes no writes until there is room again
-            raise ConnectionError(str(error)) from None
-        raise
 
 
 async def _check_present(redis: Redis, names: Names, claimed: list[bytes] | None) -> None:
@@ -267,13 +267,21 @@ def packed(values: Sequence[bytes]) -> bytes:
     return b"".join(parts)
 
 
+def _away(error: Exception) -> bool:
+    """Whether Redis is away, or answers that it takes nothing now."""
+    said = str(error) if isinstance(error, ResponseError | RuntimeError) else ""
+    return isinstance(error, AWAY) or any(words in said for words in SAYS_AWAY)
+
+
 async def until_answered(call: Any) -> Any:
     """Asks Redis until it answers; while it is away, scoring waits."""
     waited = 0.0
     while True:
         try:
             return await call()
-        except AWAY as error:
+        except Exception as error:
+            if not _away(error):
+                raise
             if not isinstance(error, NoScriptError) and waited % 5 < RETRY_S:
                 log.warning("Redis is away, waiting", error=repr(error), waited_s=round(waited, 1))
             await asyncio.sleep(RETRY_S)

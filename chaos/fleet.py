@@ -25,7 +25,7 @@ RANDOM = "random"
 NOT_READY = 3
 AGAIN_S = 1.0  # after an end for something that is missing: it may come back
 WAIT_S = 180.0
-REASON = re.compile(r'"why": "(.{0,160})')
+REASON = re.compile(r'"why": "((?:[^"\\]|\\.){0,160})')
 
 
 class Stuck(AssertionError):
@@ -227,10 +227,12 @@ class Fleet:
             slot.died_ms = 0.0
 
     def _why(self, slot: Slot) -> str:
+        """What it said last, without numbers, so that the same reasons count together."""
         with slot.log.open("rb") as file:
             file.seek(slot.said_from)
-            found = REASON.findall(file.read().decode(errors="replace"))
-        return re.sub(r"\d+", "N", found[-1]) if found else "said nothing"
+            said = file.read().decode(errors="replace")
+        reasons = REASON.findall(said) or said.strip().splitlines()[-1:] or ["said nothing"]
+        return re.sub(r"0x[0-9a-f]+|\d+", "N", reasons[-1][:160])
 
 
 def wait_until(condition: object, timeout_s: float, what: str, check: object = None) -> None:

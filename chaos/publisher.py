@@ -6,19 +6,24 @@ As a program (`python -m chaos.publisher FILE`) it says `ready`, waits for a lin
 
 from __future__ import annotations
 
-import itertools
 import random
 import signal
 import subprocess
 import sys
 import time
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from riskflow.bundle import Bundle, verify
+from batch.replay import replay
+from chaos.world import EVENT, ROW, Message, World
+from riskflow.bundle import Bundle, sign, verify
+from riskflow.columns import Columns, concat, take
 from riskflow.errors import RiskflowError
+from riskflow.evaluate import KIND
+from riskflow.events import Decoder
 from riskflow.keys import load_private_key, load_public_keys, make_keys
 from riskflow.names import Names
 from riskflow.plan import Plan
@@ -41,9 +46,10 @@ class Publisher:
         self._random = random.Random(seed)
         make_keys(settings().keys_folder)
         self._files = [folder / f"bundle-{i}" for i in range(KINDS)]
+        golden = _golden_rows(plan)
         for i, file in enumerate(self._files):
-            file.write_bytes(self._signed(_small_bundle(plan, seed + i)))
-        self._turn = itertools.cycle(self._files)
+            file.write_bytes(self._signed(_small_bundle(plan, seed + i, golden)))
+        self._turn = cycle(self._files)
 
     def publish(self, why: str = "a swap") -> int:
         """A new champion; its version."""
@@ -91,8 +97,6 @@ class Publisher:
             self.problems.append(f"registry: {error}")
 
     def _signed(self, bundle: Bundle) -> bytes:
-        from riskflow.bundle import sign
-
         return sign(bundle.with_version(1), load_private_key(settings().keys_folder)).to_bytes()
 
     def _other_process(self) -> subprocess.Popen[str]:
@@ -112,15 +116,11 @@ def _go(child: subprocess.Popen[str]) -> None:
     child.stdin.flush()
 
 
-def _small_bundle(plan: Plan, seed: int) -> Bundle:
+def _small_bundle(plan: Plan, seed: int, golden: Columns) -> Bundle:
     """Quick models on made-up numbers: what they say does not matter, that they say the same again does."""
     from sklearn.ensemble import HistGradientBoostingClassifier
 
     from batch.bundling import build_bundle
-    from batch.history import history_columns
-    from batch.replay import replay
-    from batch.simulate import simulate
-    from riskflow.columns import take
     from riskflow.policy import Policy
 
     rng = np.random.default_rng(seed)
@@ -129,11 +129,27 @@ def _small_bundle(plan: Plan, seed: int) -> Bundle:
         x = rng.gamma(1.0, 50.0, (600, len(plan.model_inputs(name))))
         y = (x[:, 0] + rng.normal(0, 20, 600) > 80).astype(int)
         models[name] = HistGradientBoostingClassifier(max_iter=10, max_leaf_nodes=8, random_state=seed).fit(x, y)
-    world = simulate(1, 1_700_000_000_000, days=5, customers=20, terminals=10)
-    rows = replay(plan, history_columns(plan, {"events": world.events, "labels": world.labels})).columns
-    golden = take(rows, np.flatnonzero(np.asarray(rows["_kind"]) == 0)[-64:])
     numbers = Policy.load(plan.usecase.folder / "policy.yaml").start() | {"review": 0.9, "decline": 0.99}
     return build_bundle(plan, models=models, policy_numbers=numbers, golden_columns=golden)
+
+
+def _golden_rows(plan: Plan) -> Columns:
+    """Scored rows with every feature, of a world like the one that will be sent."""
+    messages = islice(World.of(plan, 2_000, 1, 50, False).messages(), 2_000)
+    columns = _decoded(plan, [m for m in messages if m.fate in (EVENT, ROW)])
+    rows = replay(plan, columns).columns
+    return take(rows, np.flatnonzero(np.asarray(rows[KIND]) == 0)[-64:])
+
+
+def _decoded(plan: Plan, messages: list[Message]) -> Columns:
+    """The rows of these messages, feed after feed."""
+    now_ms = int(time.time() * 1000)
+    tables = []
+    for feed in plan.usecase.feeds:
+        decoder = Decoder(plan, feed)
+        rows = [decoder.row(m.value, now_ms) for m in messages if m.feed == feed.name]
+        tables += [decoder.columns(rows)] if rows else []
+    return concat(tables)
 
 
 def main(usecase: str, file: str) -> None:

@@ -213,6 +213,7 @@ class Run:
             "recovery_p50_s": round(statistics.median(recovery), 2) if recovery else None,
             "recovery_max_s": round(recovery[-1], 2) if recovery else None,
             "seed": self.options.seed,
+            "failure_below_at_95": round(1 - 0.05 ** (1 / counted), 4) if counted else None,
             "counted_by_point": dict(sorted(ends.counted.items())),
             "not_counted_by_point": dict(sorted(ends.in_vain.items())),
             "faults": done,

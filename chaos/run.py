@@ -50,11 +50,11 @@ class Options:
 
 
 class Sampler(threading.Thread):
-    """The most memory, open files and Redis keys that were ever seen."""
+    """The most memory and open files that a worker ever had."""
 
     def __init__(self, fleet: Fleet, place: Platform) -> None:
         super().__init__(daemon=True, name="sampler")
-        self.memory_mb = self.files = self.keys = 0
+        self.memory_mb = self.files = 0
         self._fleet, self._place = fleet, place
         self._ended = threading.Event()
 

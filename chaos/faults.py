@@ -231,12 +231,9 @@ def redis_emptied(stage: Stage) -> None:
     archive(stage.plan, conf)
     stage.compared.append(parity(stage.plan, conf))
     stage.redis_lost += 1
-    before = sum(n for why, n in fleet.ends.codes.items() if "riskflow rebuild" in why)
+    before = fleet.ends_saying("no head")
     stage.platform.empty()
-    wait_until(
-        lambda: sum(n for why, n in fleet.ends.codes.items() if "riskflow rebuild" in why) > before,
-        90, "a worker's word that Redis was emptied",
-    )  # fmt: skip
+    wait_until(lambda: fleet.ends_saying("no head") > before, 90, "a worker's word that Redis was emptied")
     for number in list(fleet.slots):
         fleet.stop(number)
     rebuild(stage.plan, conf)

@@ -140,6 +140,10 @@ class Fleet:
         if self.ends.not_ready_in_a_row > 40:
             raise Stuck(f"workers end again and again: {dict(self.ends.codes.most_common(5))}")
 
+    def ends_saying(self, words: str) -> int:
+        """How many workers have ended with these words so far."""
+        return sum(n for why, n in self.ends.codes.items() if words in why)
+
     def working(self) -> list[psutil.Process]:
         found = []
         for slot in list(self.slots.values()):

@@ -6,6 +6,8 @@ BIN := .venv/bin
 COMPILE = pip compile pyproject.toml --override requirements/overrides.txt --universal --generate-hashes --no-header --quiet
 ENVIRONMENT := .venv/.installed
 JARS := .riskflow/kafka-libs/.installed
+MIX = --zombies 1 --rescales 1 --broker-kills 1 --redis-kills 1 --redis-lost-second 2 --failovers 1 --stalls 3 --disk-full 1 \
+	--swaps 5 --publish-kills 1 --publish-races 1 --sigterms 1 --clock-steps 1 --start-bursts 1
 
 help: ## what can be done here
 	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' Makefile | while IFS="$$(printf '\t')" read -r name what; do printf '  make %-8s %s\n' "$$name" "$$what"; done
@@ -32,9 +34,9 @@ test: lint ## everything: linters, types, and all tests on real services
 unit: setup ## tests without services, under a minute
 	@$(BIN)/pytest tests/unit $(ARGS)
 
-chaos: setup ## 20,000 events, ten counted kill -9 at the worst moments, outages of 30 s, and all other long tests
-	@RISKFLOW_CHAOS_EVENTS=20000 RISKFLOW_CHAOS_KILLS=10 $(BIN)/pytest -s tests/chaos $(ARGS)
-	@RISKFLOW_OUTAGE_S=30 $(BIN)/pytest -s -m long $(ARGS)
+chaos: setup ## ten minutes of kills, zombies, outages and swaps while events flow; then all other long tests
+	@$(BIN)/riskflow chaos --events 60000 --kills 16 $(MIX) $(ARGS)
+	@RISKFLOW_OUTAGE_S=30 $(BIN)/pytest -s -m long
 
 bench: setup ## how fast the kernel and one worker are on this machine
 	@$(BIN)/python -m bench.kernel

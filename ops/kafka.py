@@ -17,6 +17,7 @@ from riskflow.errors import NotReady
 from riskflow.settings import PROJECT
 
 JARS = PROJECT / ".riskflow" / "kafka-libs"
+BEHIND = "behind-proxy"
 HEAP = ["-Xms128m", "-Xmx256m"]
 QUICK_START = ["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
 
@@ -27,11 +28,11 @@ PROPERTIES = """\
 process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@{host}:{controller}
-listeners=PLAINTEXT://{host}:{port},CONTROLLER://{host}:{controller}
-advertised.listeners=PLAINTEXT://{host}:{port}
+listeners=PLAINTEXT://{host}:{port},CONTROLLER://{host}:{controller}{behind}
+advertised.listeners=PLAINTEXT://{host}:{port}{advertised}
 controller.listener.names=CONTROLLER
 inter.broker.listener.name=PLAINTEXT
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,BEHIND:PLAINTEXT
 log.dirs={data}
 auto.create.topics.enable=false
 offsets.topic.replication.factor=1
@@ -70,10 +71,26 @@ def prepare(home: Path, port: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     data = folder / "data"
     values = {"host": ports.HOST, "port": port, "controller": ports.choose(), "data": data}
-    (folder / "server.properties").write_text(PROPERTIES.format(**values))
+    (folder / "server.properties").write_text(PROPERTIES.format(**values, **_behind(folder)))
     (folder / "log4j2.properties").write_text(LOGGING)
     if not (data / "meta.properties").exists():
         _format(folder)
+
+
+def behind_proxy(home: Path, port: int, advertised: int) -> None:
+    """From its next start the broker listens at one more port, and tells who comes there to go on at `advertised`."""
+    folder = home / "kafka"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / BEHIND).write_text(f"{port} {advertised}")
+
+
+def _behind(folder: Path) -> dict[str, str]:
+    """The listener of those who reach the broker through a proxy, if there is one."""
+    path = folder / BEHIND
+    if not path.exists():
+        return {"behind": "", "advertised": ""}
+    found = zip(("behind", "advertised"), path.read_text().split(), strict=True)
+    return {name: f",BEHIND://{ports.HOST}:{port}" for name, port in found}
 
 
 def parts(home: Path, port: int) -> list[Part]:

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 CHAMPION = "champion"
+# The last one is uvloop's, for a connection that was reset a moment ago.
+AWAY = (OSError, RedisError, RedisClusterException, RuntimeError)
 ALIASES = (CHAMPION, "challenger", "shadow", "canary")
 _SIGNED = b"riskflow move 1\n"
 
@@ -289,14 +291,14 @@ class Notices:
                 await self._subscribe()
             else:
                 await self._pubsub.get_message(ignore_subscribe_messages=True, timeout=timeout_s)
-        except (OSError, RedisError, RedisClusterException):
+        except AWAY:
             await self.close()
             await asyncio.sleep(timeout_s)
 
     async def close(self) -> None:
         pubsub, self._pubsub = self._pubsub, None
         if pubsub is not None:
-            with suppress(OSError, RedisError, RedisClusterException):
+            with suppress(*AWAY):
                 await pubsub.aclose()
 
     async def _subscribe(self) -> None:

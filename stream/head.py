@@ -27,8 +27,10 @@ from redis.exceptions import (
     ClusterError,
     ConnectionError,
     NoScriptError,
+    OutOfMemoryError,
     ReadOnlyError,
     RedisClusterException,
+    ResponseError,
     TimeoutError,
 )
 
@@ -38,8 +40,11 @@ from riskflow.names import Names
 from riskflow.state import LEFT_FOR
 
 log = structlog.get_logger(__name__)
+NOT_NOW = (BusyLoadingError, ReadOnlyError, OutOfMemoryError, NoScriptError)
 CLUSTER_AWAY = (ClusterError, RedisClusterException)  # a shard without a master, or no node that answers
-AWAY = (ConnectionError, TimeoutError, BusyLoadingError, ReadOnlyError, NoScriptError, OSError, *CLUSTER_AWAY)
+AWAY = (ConnectionError, TimeoutError, OSError, *NOT_NOW, *CLUSTER_AWAY)
+# What else means that: a full disk, and uvloop's word for a connection that was reset a moment ago.
+SAYS_AWAY = ("MISCONF", "the handler is closed")
 RETRY_S = 0.2
 FIELDS = ("position", "epoch", "topic_id", "layout", "applied", "sent", "roster", "starts", "parked")
 
@@ -205,7 +210,9 @@ async def commit(commits: Sequence[Commit]) -> None:
     while left:
         try:
             answers = await _run(left[0].head.redis, COMMIT, [(c.head.keys, c.arguments()) for c in left])
-        except AWAY as error:
+        except Exception as error:
+            if not _away(error):
+                raise
             log.warning("no answer to a commit", stage=left[0].head.stage, error=repr(error))
             left = await _not_happened(left)
             if left:
@@ -283,13 +290,21 @@ def packed(values: Sequence[bytes]) -> bytes:
     return b"".join(parts)
 
 
+def _away(error: Exception) -> bool:
+    """Whether Redis is away, or answers that it takes nothing now."""
+    said = str(error) if isinstance(error, ResponseError | RuntimeError) else ""
+    return isinstance(error, AWAY) or any(words in said for words in SAYS_AWAY)
+
+
 async def until_answered(call: Any) -> Any:
     """Asks Redis until it answers; while it is away, scoring waits."""
     waited = 0.0
     while True:
         try:
             return await call()
-        except AWAY as error:
+        except Exception as error:
+            if not _away(error):
+                raise
             if not isinstance(error, NoScriptError) and waited % 5 < RETRY_S:
                 log.warning("Redis is away, waiting", error=repr(error), waited_s=round(waited, 1))
             await asyncio.sleep(RETRY_S)

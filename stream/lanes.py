@@ -24,6 +24,7 @@ from riskflow.state import grown
 from stream import metrics
 from stream.batch import StageApply
 from stream.cluster import TopicInfo
+from stream.faults import reached
 from stream.head import Head, has_head
 from stream.lane import BATCH_BLOCKS, STUCK_STARTS, Lane
 from stream.transport import Consumer, Fetch
@@ -149,6 +150,7 @@ class Lanes:
             await self._check_grown(topics)
             assert self.consumer is not None
             heads = await asyncio.gather(*(self._claim(tp, topics[tp.topic].topic_id) for tp in new))
+            reached("while_joining")
             self._check_same_kafka(
                 [head.topic_id == topics[tp.topic].topic_id for tp, head in zip(new, heads, strict=True)]
             )
@@ -173,6 +175,7 @@ class Lanes:
         given = [self._lanes[tp] for tp in revoked if tp in self._lanes]
         for lane in given:
             lane.closed = True
+        reached("while_moving")
         until = time.monotonic() + FINISH_S
         while any(lane.busy for lane in given):
             if time.monotonic() > until:

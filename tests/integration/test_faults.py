@@ -228,7 +228,7 @@ def _rebuilt(stream: Bench, generation: int) -> None:
 
 def _everything_is_exact(stream: Bench, worlds: list[World]) -> None:
     """Each event has one score, sent once or again as the same bytes; features and records are those of a replay."""
-    scores = stream.topics.outcome().scores
+    scores = stream.topics.scores()
     assert set(scores) - {"first"} == {i for w in worlds for i in w.ids("score")}
     assert [i for i, sent in scores.items() if len(set(sent)) > 1] == []
     archive(stream.plan, stream.conf)

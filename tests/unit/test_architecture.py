@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-OURS = {"riskflow", "usecases", "stream", "batch", "serving", "dags", "cli", "ops", "bench", "tests"}
+OURS = {"riskflow", "usecases", "stream", "batch", "serving", "dags", "cli", "ops", "bench", "chaos", "tests"}
 MAY_IMPORT = {
     "riskflow": {"riskflow"},
     "usecases": {"riskflow", "usecases"},
@@ -20,6 +20,7 @@ MAY_IMPORT = {
     "serving": {"riskflow", "serving"},
     "dags": {"riskflow", "batch", "dags"},
     "ops": {"riskflow", "batch", "ops"},  # the doctor asks what batch.topics would make
+    "chaos": {"riskflow", "batch", "stream", "ops", "chaos"},
     "cli": OURS - {"tests", "bench"},
 }
 NOT_IN_THE_DOMAIN = {

@@ -1,0 +1,111 @@
+"""The chaos suite's own parts: what it sends is what it says, and its model of duplicates is right."""
+
+from __future__ import annotations
+
+import time
+from itertools import islice
+
+import pytest
+
+from chaos.control import count, payments
+from chaos.faults import FAULTS, NAMED, schedule
+from chaos.fleet import RANDOM
+from chaos.verdict import CONFLICT, DUPLICATE, NEW, RING, _decide
+from chaos.world import EVENT, FAR, INVALID, LATE_COPY, NEAR, OTHER, ROW, WAITS, Message, World
+from riskflow.errors import EventRejected
+from riskflow.events import Decoder, Parked
+from tests import support
+
+PLAN = support.plan_of()
+
+
+def world(n: int = 12_000, **changes: object) -> list[Message]:
+    options = {"events": 10_000, "seed": 1, "entities": 500, "hot": False} | changes
+    return list(islice(World.of(PLAN, **options).messages(), n))  # type: ignore[arg-type]
+
+
+def test_a_world_is_the_same_again_and_another_one_with_another_seed() -> None:
+    one = World(PLAN, 10_000, 1, start_ms=1_700_000_000_000)
+    first, again = (list(islice(one.messages(), 3_000)) for _ in range(2))
+    assert [m for m in first if m.fate != INVALID] == [m for m in again if m.fate != INVALID]
+    assert first != list(islice(World(PLAN, 10_000, 2, start_ms=1_700_000_000_000).messages(), 3_000))
+
+
+def test_every_fate_is_what_the_decoder_makes_of_the_message() -> None:
+    decoders = {feed.name: Decoder(PLAN, feed) for feed in PLAN.usecase.feeds}
+    now_ms = int(time.time() * 1000)
+    seen = set()
+    for message in world():
+        seen.add(message.fate)
+        try:
+            decoders[message.feed].row(message.value, now_ms)
+            fate = "taken"
+        except EventRejected:
+            fate = "rejected"
+        except Parked:
+            fate = "waits"
+        assert fate == {INVALID: "rejected", WAITS: "waits"}.get(message.fate, "taken"), message
+    assert seen == {EVENT, NEAR, LATE_COPY, OTHER, ROW, WAITS, INVALID}
+
+
+def test_copies_are_equal_bytes_on_the_same_partition_at_once_or_long_after() -> None:
+    events, by_value = 0, {}
+    for message in world():
+        events += message.fate == EVENT
+        if message.fate == EVENT:
+            by_value[message.value] = (events, message.spread)
+        if message.fate in (NEAR, LATE_COPY):
+            at, spread = by_value[message.value]
+            assert spread == message.spread
+            assert events - at == 0 if message.fate == NEAR else events - at >= FAR
+
+
+def test_a_hot_entity_has_half_of_the_events() -> None:
+    events = [m.value or b"" for m in world(hot=True) if m.fate == EVENT]
+    assert 0.45 < sum(b'"c0"' in value for value in events) / len(events) < 0.6
+
+
+def test_the_last_32_ids_of_an_entity_are_known_and_no_older_one() -> None:
+    ring: list[tuple[tuple[bool, bytes], bool]] = []
+    assert _decide(ring, (True, b"first"), False) == NEW
+    assert _decide(ring, (True, b"first"), False) == DUPLICATE
+    assert _decide(ring, (True, b"first"), True) == CONFLICT
+    assert _decide(ring, (False, b"first"), False) == NEW, "a label may have an event's id"
+    for i in range(RING - 2):
+        _decide(ring, (True, str(i).encode()), False)
+    assert _decide(ring, (True, b"first"), False) == DUPLICATE
+    _decide(ring, (True, b"one more"), False)
+    assert _decide(ring, (True, b"first"), False) == NEW
+
+
+@pytest.mark.parametrize("wanted", [6, 100])
+def test_a_schedule_has_all_that_was_asked_for_and_each_named_point_as_often_as_the_others(wanted: int) -> None:
+    actions = schedule(wanted, {"zombies": 2, "swaps": 20}, seed=3)
+    points = [point for action in actions if isinstance(action, list) for point in action]
+    assert len(points) == wanted
+    times = [points.count(name) for name in NAMED]
+    assert max(times) - min(times) <= 1
+    assert all(action[0] == RANDOM for action in actions if isinstance(action, list))
+    assert [actions.count(name) for name in ("zombies", "swaps")] == [2, 20]
+    assert wanted < 100 or min(times) >= 10
+    assert actions == schedule(wanted, {"zombies": 2, "swaps": 20}, seed=3)
+
+
+def test_every_fault_has_an_option_on_the_command_line() -> None:
+    from inspect import signature
+
+    from cli.chaos import chaos
+
+    assert set(FAULTS) <= set(signature(chaos).parameters)
+
+
+def test_the_control_counts_losses_and_double_counts() -> None:
+    sent = payments(3, 1)
+    said = [
+        {**e, "customer_count": 1 + [x["customer_id"] for x in sent[:i]].count(e["customer_id"]), "terminal_count": 9}
+        for i, e in enumerate(sent)
+    ]
+    assert count(sent, said)["missing"] == 0
+    assert count(sent, said)["terminals_counted_too_high"] > 0
+    assert count(sent, said[:-1])["missing"] == 1
+    assert count(sent, [*said, said[0] | {"terminal_count": 8}])["sent_with_other_counts"] == 1

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from kafka import KafkaProducer
+from tests.chaos.kills import Victim
 
 from batch import topics as batch_topics
 from ops.local import Services
@@ -20,7 +21,6 @@ from riskflow.settings import settings
 from riskflow.warmup import warm_up
 from tests import support
 from tests.chaos import observer
-from tests.chaos.kills import Victim
 from tests.chaos.world import Pacer, World, make_world
 from tests.cluster.masters import Masters, running
 

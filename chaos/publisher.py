@@ -147,7 +147,7 @@ def _decoded(plan: Plan, messages: list[Message]) -> Columns:
     tables = []
     for feed in plan.usecase.feeds:
         decoder = Decoder(plan, feed)
-        rows = [decoder.row(m.value, now_ms) for m in messages if m.feed == feed.name]
+        rows = [decoder.message(m.value, now_ms) for m in messages if m.feed == feed.name]
         tables += [decoder.columns(rows)] if rows else []
     return concat(tables)
 

@@ -15,7 +15,8 @@ from riskflow.registry import CHAMPION
 from riskflow.state import log_columns, new_head, row_position
 from stream import blocks, entity, head
 from stream.head import Commit, Head
-from stream.lanes import Lane, Lanes
+from stream.lane import Lane
+from stream.lanes import Lanes
 from stream.outbox import Outbox
 from stream.score import Score
 from tests.model.store import Rules, Version, tag

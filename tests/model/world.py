@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from copy import copy
 from dataclasses import dataclass, field
 from functools import cache
@@ -140,13 +140,13 @@ class Consumer:
     async def log_range(self, tps: Iterable[TP]) -> dict[TP, tuple[int, int]]:
         return {tp: (self._broker.first.get(tp, 0), self._broker.end(tp)) for tp in tps}
 
-    async def read_from(self, positions: Mapping[TP, int]) -> None:
-        self.at.update(positions)
+    def read_from(self, tp: TP, offset: int) -> None:
+        self.at[tp] = offset
 
-    def on_buffer_full(self, tp: TP) -> None:
+    def hold(self, tp: TP) -> None:
         """Few records are waiting here."""
 
-    on_buffer_drop = on_buffer_full
+    let_go = hold
 
 
 # ---- bundles ---------------------------------------------------------------------------------------------------------

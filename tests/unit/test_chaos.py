@@ -38,7 +38,7 @@ def test_every_fate_is_what_the_decoder_makes_of_the_message() -> None:
     for message in world():
         seen.add(message.fate)
         try:
-            decoders[message.feed].row(message.value, now_ms)
+            decoders[message.feed].message(message.value, now_ms)
             fate = "taken"
         except EventRejected:
             fate = "rejected"

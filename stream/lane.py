@@ -32,7 +32,7 @@ class Lane:
         self._consumer = consumer
         self._waiting: deque[Any] = deque()
         self.busy = self.closed = False
-        self.passes = 0
+        self.served = 0  # a larger number: later
         self._next = head.position  # the next offset this lane takes in
         self._full = False
         self._bytes = 0

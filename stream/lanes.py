@@ -12,7 +12,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
-from itertools import accumulate
+from itertools import accumulate, count
 from typing import Any
 
 import structlog
@@ -54,7 +54,8 @@ class Lanes:
         self._lanes: dict[TP, Lane] = {}
         self._running: set[asyncio.Task[None]] = set()
         self._about_to_start: set[str] = set()
-        self._passes: Counter[str] = Counter()  # that run, by topic
+        self._passes: Counter[str] = Counter()  # over several lanes that run, by topic
+        self._order = count(1)
         self._ids: dict[str, str] = {}  # of all stages' topics: partitions of a deleted one are taken from us
         self.consumer: Consumer | None = None
 
@@ -83,21 +84,25 @@ class Lanes:
     def _start(self, topic: str) -> None:
         """Begins what may begin: a pass over the lanes that have waited longest, and one for each that is alone."""
         self._about_to_start.discard(topic)
+        stage = self._stages[topic]
         ready = [lane for tp, lane in self._lanes.items() if tp.topic == topic and lane.ready]
-        for lane in [lane for lane in ready if lane.alone]:
-            self._begin(topic, [lane])
-        together = sorted((lane for lane in ready if not lane.alone), key=lambda lane: lane.passes)
+        for lane in ready:
+            if lane.alone:
+                lane.busy = True
+                self._background(self._pass(stage, [lane]))
+        together = sorted((lane for lane in ready if not lane.alone), key=lambda lane: lane.served)
         while together and self._passes[topic] < PASSES:
             bytes_before = accumulate((lane.bytes_ready for lane in together), initial=0)
             lanes = [lane for lane, before in zip(together, bytes_before, strict=False) if before < PASS_BYTES]
             together = together[len(lanes) :]
-            self._begin(topic, lanes)
+            self._passes[topic] += 1
+            for lane in lanes:
+                lane.busy = True
+            self._background(self._together(stage, lanes))
 
-    def _begin(self, topic: str, lanes: list[Lane]) -> None:
-        for lane in lanes:
-            lane.busy = True
-        self._passes[topic] += 1
-        self._background(self._pass(self._stages[topic], lanes))
+    async def _together(self, stage: StageApply, lanes: list[Lane]) -> None:
+        await self._pass(stage, lanes)
+        self._passes[stage.topic] -= 1
 
     async def _pass(self, stage: StageApply, lanes: list[Lane]) -> None:
         """One batch of each of these lanes, from fetched to committed."""
@@ -108,8 +113,7 @@ class Lanes:
             position = metrics.POSITION.labels(self._names.usecase, stage.name, str(lane.tp.partition))
             position.set(lane.head.position)
             lane.busy = False
-            lane.passes += 1
-        self._passes[stage.topic] -= 1
+            lane.served = next(self._order)
         self._start_soon(stage.topic)
 
     async def _check_same_topic(self, tp: TP, head: Head) -> None:

@@ -14,7 +14,7 @@ from riskflow.errors import Leave, NotReady
 from riskflow.names import Names
 from riskflow.record_batches import TooLarge, Unreadable
 from stream.cluster import TopicIds
-from stream.lane import LANE_RECORDS, Lane
+from stream.lane import BATCH_BYTES, LANE_RECORDS, Lane
 from stream.lanes import Lanes
 
 
@@ -174,3 +174,90 @@ def test_an_internal_log_that_cannot_be_read_needs_another_replica_and_is_never_
     one.head.parked = [12]
     with pytest.raises(NotReady, match="replica"):
         one._check_readable(unreadable(12, 14), "shop")
+
+
+class Slow:
+    """A stage whose passes end when they are told to; remembers which partitions each had."""
+
+    name, topic, internal = "events", "t", False
+
+    def __init__(self) -> None:
+        self.passes: list[list[int]] = []
+        self.ending: list[asyncio.Event] = []
+
+    async def apply(self, work: Any) -> None:
+        self.passes.append([b.head.partition for b in work])
+        self.ending.append(asyncio.Event())
+        await self.ending[-1].wait()
+        for batch in work:
+            batch.head.position = batch.end
+
+
+def lanes_of(stage: Slow, partitions: int, starts: int = 0) -> Lanes:
+    lanes = Lanes(Names("u"), "layout", None, lambda: None, 1000, lambda error: None)
+    lanes.add(stage)
+    lanes.consumer = FakeConsumer()  # type: ignore[assignment]
+    for p in range(partitions):
+        head: Any = SimpleNamespace(position=0, starts=starts, parked=[], partition=p, names=Names("u"))
+        lanes._open(TP("t", p), head)
+    return lanes
+
+
+def give(lanes: Lanes, partition: int, offset: int, size: int = 1) -> None:
+    fetch: Any = SimpleNamespace(topic="t", partition=partition, value=records(offset, size=size))
+    lanes.put(fetch)
+
+
+async def settle() -> None:
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+def test_what_waits_is_taken_together_and_two_passes_run_beside_each_other() -> None:
+    async def story() -> None:
+        stage = Slow()
+        lanes = lanes_of(stage, 4)
+        for p in (0, 1):
+            give(lanes, p, 0)
+        await settle()
+        give(lanes, 2, 0)
+        await settle()
+        give(lanes, 3, 0)
+        give(lanes, 0, 1)
+        await settle()
+        assert stage.passes == [[0, 1], [2]]
+        stage.ending[0].set()
+        await settle()
+        assert stage.passes == [[0, 1], [2], [3, 0]]  # 3 has waited longer
+
+    asyncio.run(story())
+
+
+def test_a_pass_is_bounded_in_bytes_and_no_lane_is_passed_over_for_ever() -> None:
+    async def story() -> None:
+        stage = Slow()
+        lanes = lanes_of(stage, 5)
+        for p in range(5):
+            for offset in range(3):
+                give(lanes, p, offset, size=BATCH_BYTES)
+        for turn in range(12):
+            await settle()
+            assert len(stage.passes) == turn + 2
+            stage.ending[turn].set()
+        seen = [p for taken in stage.passes for p in taken]
+        assert all(len(taken) == 1 for taken in stage.passes)
+        assert sorted(seen[:5]) == sorted(seen[5:10]) == [0, 1, 2, 3, 4]
+
+    asyncio.run(story())
+
+
+def test_lanes_that_are_alone_keep_nobody_from_a_pass() -> None:
+    async def story() -> None:
+        stage = Slow()
+        lanes = lanes_of(stage, 3, starts=2)
+        for p in range(3):
+            give(lanes, p, 0)
+        await settle()
+        assert stage.passes == [[0], [1], [2]]
+
+    asyncio.run(story())

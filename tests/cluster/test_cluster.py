@@ -24,7 +24,7 @@ from tests.chaos.kills import Victim
 from tests.chaos.world import Pacer, World, make_world
 from tests.cluster.masters import Masters, running
 
-pytestmark = [pytest.mark.services, pytest.mark.long, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.services, pytest.mark.cluster, pytest.mark.timeout(900)]
 PARTITIONS, EVENTS, PER_S, SEED = 4, 3000, 200.0, 3
 KILL_AT = ("after_load", "after_send", "during_swap", "after_commit")
 

@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from redis.exceptions import RedisClusterException, RedisError
 
 from riskflow.bundle import Bundle, sign, verify, verify_signature, version_of
+from riskflow.connect import ERRORS
 from riskflow.errors import BundleRefused, NotReady, RiskflowError
 from riskflow.keys import PublicKeys, is_signed, key_id, load_public_keys, public_keys_of
 from riskflow.names import Names
@@ -221,7 +221,7 @@ class Registry:
             return move
 
         move = self._transaction(change, self.names.aliases, self.names.history)
-        with suppress(RedisError):  # workers look by themselves, too
+        with suppress(*ERRORS):  # workers look by themselves, too
             self.client.publish(self.names.notice, str(move.number))
         return move
 
@@ -289,14 +289,14 @@ class Notices:
                 await self._subscribe()
             else:
                 await self._pubsub.get_message(ignore_subscribe_messages=True, timeout=timeout_s)
-        except (OSError, RedisError, RedisClusterException):
+        except (OSError, *ERRORS):
             await self.close()
             await asyncio.sleep(timeout_s)
 
     async def close(self) -> None:
         pubsub, self._pubsub = self._pubsub, None
         if pubsub is not None:
-            with suppress(OSError, RedisError, RedisClusterException):
+            with suppress(OSError, *ERRORS):
                 await pubsub.aclose()
 
     async def _subscribe(self) -> None:

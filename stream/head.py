@@ -26,8 +26,10 @@ from redis.exceptions import (
     ClusterError,
     ConnectionError,
     NoScriptError,
+    OutOfMemoryError,
     ReadOnlyError,
     RedisClusterException,
+    ResponseError,
     TimeoutError,
 )
 
@@ -38,7 +40,9 @@ from riskflow.state import LEFT_FOR
 
 log = structlog.get_logger(__name__)
 CLUSTER_AWAY = (ClusterError, RedisClusterException)  # a shard without a master, or no node that answers
-AWAY = (ConnectionError, TimeoutError, BusyLoadingError, ReadOnlyError, NoScriptError, OSError, *CLUSTER_AWAY)
+REFUSED = (BusyLoadingError, ReadOnlyError, NoScriptError, OutOfMemoryError)
+AWAY = (ConnectionError, TimeoutError, OSError, *REFUSED, *CLUSTER_AWAY)
+DISK_ERROR = "MISCONF"  # how Redis refuses writes while its disk is full; there is no class for it
 RETRY_S = 0.2
 FIELDS = ("position", "epoch", "topic_id", "layout", "applied", "sent", "roster", "starts", "parked")
 
@@ -242,6 +246,10 @@ async def _run(redis: Redis, script: str, calls: Sequence[tuple[list[str], list[
     except NoScriptError:
         for each in SHA:  # a new Redis, or one that was started again
             await redis.script_load(each)
+        raise
+    except ResponseError as error:
+        if str(error).startswith(DISK_ERROR):
+            raise ConnectionError(str(error)) from error
         raise
 
 

@@ -1,6 +1,6 @@
 # One command for each wish. `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo test unit chaos bench lint format up down status doctor clean
+.PHONY: help setup lock demo test unit chaos cluster bench lint format up down status doctor clean
 
 BIN := .venv/bin
 COMPILE = pip compile pyproject.toml --override requirements/overrides.txt --universal --generate-hashes --no-header --quiet
@@ -36,7 +36,11 @@ unit: setup ## tests without services, under a minute
 
 chaos: setup ## ten minutes of kills, zombies, outages and swaps while events flow; then all other long tests
 	@$(BIN)/riskflow chaos --events 60000 --kills 16 $(MIX) $(ARGS)
-	@RISKFLOW_OUTAGE_S=30 $(BIN)/pytest -s -m long
+	@$(BIN)/pytest -n 2 -m long tests/unit/test_model.py
+	@RISKFLOW_OUTAGE_S=30 $(BIN)/pytest -s -m long --ignore tests/unit/test_model.py
+
+cluster: setup ## the stream on a Redis Cluster of three masters, with kills
+	@$(BIN)/pytest -s -m cluster tests/cluster $(ARGS)
 
 bench: setup ## how fast the kernel and one worker are on this machine
 	@$(BIN)/python -m bench.kernel

@@ -16,11 +16,12 @@ from redis.asyncio import RedisCluster as AsyncCluster
 from redis.asyncio.cluster import ClusterNode as AsyncNode
 from redis.client import Redis
 from redis.cluster import ClusterNode, RedisCluster
-from redis.exceptions import RedisClusterException
+from redis.exceptions import RedisClusterException, RedisError
 
 from riskflow.errors import NotReady
 
 _CLUSTER = "+cluster://"
+ERRORS = (RedisError, RedisClusterException)  # of a client of either kind; they have nothing in common
 
 
 def connect(url: str, **options: Any) -> Any:

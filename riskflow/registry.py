@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from redis.exceptions import RedisClusterException, RedisError
 
 from riskflow.bundle import Bundle, sign, verify, verify_signature, version_of
+from riskflow.connect import ERRORS
 from riskflow.errors import BundleRefused, NotReady, RiskflowError
 from riskflow.keys import PublicKeys, is_signed, key_id, load_public_keys, public_keys_of
 from riskflow.names import Names
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 CHAMPION = "champion"
-# The last one is uvloop's, for a connection that was reset a moment ago.
-AWAY = (OSError, RedisError, RedisClusterException, RuntimeError)
+# RuntimeError is uvloop's, for a connection that was reset a moment ago.
+AWAY = (OSError, RuntimeError, *ERRORS)
 ALIASES = (CHAMPION, "challenger", "shadow", "canary")
 _SIGNED = b"riskflow move 1\n"
 
@@ -223,7 +223,7 @@ class Registry:
             return move
 
         move = self._transaction(change, self.names.aliases, self.names.history)
-        with suppress(RedisError):  # workers look by themselves, too
+        with suppress(*ERRORS):  # workers look by themselves, too
             self.client.publish(self.names.notice, str(move.number))
         return move
 

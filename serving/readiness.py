@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from redis.exceptions import RedisError
-
+from riskflow.connect import ERRORS
 from riskflow.errors import RiskflowError
 from serving.progress import Status
 from serving.schemas import Check
@@ -37,7 +36,7 @@ def _kafka(statuses: list[Status]) -> Check:
 def _redis(redis: Any) -> Check:
     try:
         redis.ping()
-    except RedisError as error:
+    except ERRORS as error:
         return Check(name="redis", ok=False, detail=f"does not answer: {error}. Run `riskflow up`")
     return Check(name="redis", ok=True, detail="answers")
 
@@ -57,7 +56,7 @@ def _champion(usecase: str, served: Served) -> Iterator[Check]:
     name = f"{usecase}.champion"
     try:
         version = served.models.champion()
-    except (RedisError, RiskflowError) as error:
+    except (*ERRORS, RiskflowError) as error:
         yield Check(name=name, ok=False, detail=f"the registry cannot be read: {error}")
         return
     none = f"no bundle has been published. Run `riskflow retrain {usecase}`"

@@ -7,9 +7,9 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from redis.exceptions import RedisError
 from starlette.convertors import Convertor, register_url_convertor
 
+from riskflow.connect import ERRORS
 from riskflow.errors import RiskflowError
 from serving import readiness, store
 from serving.problems import ProblemError
@@ -81,7 +81,7 @@ def list_models(served: OneServed) -> Models:
     """Every published bundle, newest first. Metrics are those it was judged by."""
     try:
         return served.models.all()
-    except (RedisError, RiskflowError) as error:
+    except (*ERRORS, RiskflowError) as error:
         raise ProblemError(503, "no-registry", "Registry not readable", f"{error}. See /readyz.") from None
 
 
@@ -124,7 +124,7 @@ def get_version(request: Request, services: AnyServices) -> About:
 def _champion(served: Served) -> int | None:
     try:
         return served.models.champion()
-    except (RedisError, RiskflowError):
+    except (*ERRORS, RiskflowError):
         return None
 
 

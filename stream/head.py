@@ -40,9 +40,9 @@ from riskflow.names import Names
 from riskflow.state import LEFT_FOR
 
 log = structlog.get_logger(__name__)
-NOT_NOW = (BusyLoadingError, ReadOnlyError, OutOfMemoryError, NoScriptError)
+REFUSED = (BusyLoadingError, ReadOnlyError, OutOfMemoryError, NoScriptError)
 CLUSTER_AWAY = (ClusterError, RedisClusterException)  # a shard without a master, or no node that answers
-AWAY = (ConnectionError, TimeoutError, OSError, *NOT_NOW, *CLUSTER_AWAY)
+AWAY = (ConnectionError, TimeoutError, OSError, *REFUSED, *CLUSTER_AWAY)
 # What else means that: a full disk, and uvloop's word for a connection that was reset a moment ago.
 SAYS_AWAY = ("MISCONF", "the handler is closed")
 RETRY_S = 0.2

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 from kafka import KafkaProducer
-from tests.chaos.kills import Victim
 
 from batch import topics as batch_topics
 from ops.local import Services
@@ -20,11 +19,13 @@ from riskflow.registry import Registry
 from riskflow.settings import settings
 from riskflow.warmup import warm_up
 from tests import support
-from tests.chaos import observer
+from tests.chaos.observer import wait_until
 from tests.chaos.world import Pacer, World, make_world
+from tests.cluster import observer
+from tests.cluster.kills import Victim
 from tests.cluster.masters import Masters, running
 
-pytestmark = [pytest.mark.services, pytest.mark.long, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.services, pytest.mark.cluster, pytest.mark.timeout(900)]
 PARTITIONS, EVENTS, PER_S, SEED = 4, 3000, 200.0, 3
 KILL_AT = ("after_load", "after_send", "during_swap", "after_commit")
 
@@ -57,7 +58,7 @@ class Stream:
 
     def wait_done(self, world: World) -> None:
         wanted = world.ids("score")
-        observer.wait_until(
+        wait_until(
             lambda: self.reader.end(self.names.scores) >= len(wanted) and not self.lags(), 180, "scoring everything"
         )
 
@@ -120,7 +121,7 @@ def test_scoring_waits_for_a_master_that_is_away(masters: Masters, stream: Strea
     half = len(world.messages) // 2
     stream.victim.start()
     send(stream, world.messages[:half])
-    observer.wait_until(stream.victim.has_scored, 120, "a score")
+    wait_until(stream.victim.has_scored, 120, "a score")
     masters.kill(masters.ports[1])
     send(stream, world.messages[half:])
     scored = stream.victim.scored()

@@ -82,7 +82,7 @@ class FetchStruct(RequestStruct):
         return self._body
 
 
-class Fetch(Request[FetchStruct]):
+class FetchRequest(Request[FetchStruct]):
     """What aiokafka's connections send."""
 
     API_KEY = API_KEY
@@ -101,7 +101,7 @@ class Session:
         self._id, self._epoch = 0, NEW_SESSION
         self._told: dict[TP, int] = {}
 
-    def request(self, wanted: Mapping[TP, int]) -> Fetch:
+    def request(self, wanted: Mapping[TP, int]) -> FetchRequest:
         """Asks for these partitions from these offsets on."""
         told = self._told
         changed = [tp for tp, offset in wanted.items() if told.get(tp) != offset]
@@ -110,7 +110,7 @@ class Session:
         fixed = FIXED.pack(-1, MAX_WAIT_MS, 1, MAX_BYTES, READ_COMMITTED, self._id, self._epoch)
         asked = _by_topic(changed, lambda tp: WANTED.pack(tp.partition, -1, wanted[tp], -1, MAX_PARTITION_BYTES))
         left = _by_topic(forgotten, lambda tp: INT.pack(tp.partition))
-        return Fetch(b"".join((fixed, asked, left, SHORT.pack(0))))
+        return FetchRequest(b"".join((fixed, asked, left, SHORT.pack(0))))
 
     def answered(self, answer: Answer) -> None:
         """The next request goes on from here; a broker that keeps no session is told everything each time."""

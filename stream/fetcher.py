@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import aiokafka.errors as errors
@@ -33,6 +34,16 @@ AWAY = (errors.KafkaError, OSError, asyncio.TimeoutError)
 REFUSED = (errors.TopicAuthorizationFailedError, errors.GroupAuthorizationFailedError)
 
 Records = list[Any]  # aiokafka's records, in order: offset, timestamp (ms), key, value, headers
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """All that stands in a partition's log from `begin` to before `end`: markers and aborted records are not shown."""
+
+    tp: TP
+    begin: int
+    end: int
+    records: Records
 
 
 class Fetched(Batches):
@@ -61,11 +72,12 @@ class Fetcher:
     def __init__(
         self,
         client: AIOKafkaClient,
-        deliver: Callable[[TP, Records], Awaitable[None]],
+        deliver: Callable[[Span], Awaitable[None]],
         failed: Callable[[BaseException], None],
     ) -> None:
         self._client, self._deliver, self._failed = client, deliver, failed
         self._next: dict[TP, int] = {}  # what is read, and from where on
+        self._delivered: dict[TP, int] = {}  # up to where it was handed over, or sought
         self._held: set[TP] = set()  # by their lanes
         self._resting: set[TP] = set()  # not to be had just now
         self._led: dict[int, list[TP]] = {}  # by the number of the broker
@@ -91,6 +103,7 @@ class Fetcher:
     async def read(self, positions: Mapping[TP, int]) -> None:
         """Reads these partitions, and no others, from these offsets on; those read already go on where they are."""
         self._next = {tp: self._next.get(tp, offset) for tp, offset in positions.items()}
+        self._delivered = {tp: self._delivered.get(tp, offset) for tp, offset in positions.items()}
         self._held &= set(self._next)
         if positions:
             await self._client.set_topics({tp.topic for tp in positions})
@@ -100,12 +113,13 @@ class Fetcher:
         """Reads these no more."""
         for tp in tps:
             self._next.pop(tp, None)
+            self._delivered.pop(tp, None)
             self._held.discard(tp)
 
     def seek(self, tp: TP, offset: int) -> None:
         """Goes on from another offset."""
         if tp in self._next:
-            self._next[tp] = offset
+            self._next[tp] = self._delivered[tp] = offset
 
     def hold(self, tp: TP) -> None:
         """Fetches nothing of it for a while."""
@@ -192,7 +206,8 @@ class Fetcher:
         records = list(read)
         self._next[tp] = read.next_fetch_offset
         if records:
-            await self._deliver(tp, records)
+            begin, self._delivered[tp] = self._delivered[tp], read.next_fetch_offset
+            await self._deliver(Span(tp, begin, read.next_fetch_offset, records))
         return True
 
     def _refused(self, tp: TP, error: type[Exception]) -> None:

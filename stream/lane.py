@@ -10,7 +10,7 @@ from faust.types import TP
 from riskflow.errors import Leave, NotReady
 from riskflow.record_batches import TOO_LARGE, Unreadable, first_offset, stands_for
 from stream.batch import Batch, StageApply
-from stream.fetcher import Records
+from stream.fetcher import Records, Span
 from stream.head import Head
 from stream.transport import Consumer
 
@@ -36,41 +36,28 @@ class Lane:
         self._next = head.position  # the next offset this lane takes in
         self._full = False
         self._bytes = 0
-        self._gap_to: int | None = None  # where the log went on when the next offset was missing
         self._singly = head.position + self._batch if head.starts >= STUCK_STARTS else 0  # finds what fails
 
-    def put(self, records: Records) -> bool:
-        """Takes records at and after the next offset; those before it were applied or are waiting already.
+    def put(self, span: Span) -> bool:
+        """Takes what is at and after the next offset; what is before it was applied or is waiting already.
 
-        False asks for a fetch of a feed to be repeated from the next offset: offsets that a transaction used up are
-        missing again then, and offsets that were only skipped are there.
+        False when something between is missing: it has to be read again from the next offset.
         """
-        fresh = records if records[0].offset == self._next else [r for r in records if r.offset >= self._next]
-        if not fresh:
-            return True
-        first = first_offset(fresh[0])
-        if not self.stage.internal and not self._follows(first):
+        if span.begin > self._next:
             return False
-        if self.stage.internal and first > self._next:
+        fresh = [r for r in span.records if r.offset >= self._next] if span.begin < self._next else span.records
+        if self.stage.internal and fresh and first_offset(fresh[0]) > self._next:
             raise Leave(
-                f"stage {self.stage.name!r}, partition {self.tp.partition}: offset {first} came where "
+                f"stage {self.stage.name!r}, partition {self.tp.partition}: offset {first_offset(fresh[0])} came where "
                 f"{self._next} was expected. If the log lost it (retention, another topic), run `riskflow rebuild`."
             )
         self._waiting.extend(fresh)
         self._bytes += sum(len(r.value or b"") for r in fresh)
-        self._next = fresh[-1].offset + 1
+        self._next = max(self._next, span.end)
         if (len(self._waiting) > LANE_RECORDS or self._bytes > LANE_BYTES) and not self._full:
             self._full = True
             self._consumer.hold(self.tp)
         return True
-
-    def _follows(self, first: int) -> bool:
-        """Whether a fetch of a feed may be taken: it begins at the next offset, or nothing is before it once more."""
-        if first <= self._next or first == self._gap_to:
-            self._gap_to = None
-            return True
-        self._gap_to = first if self._gap_to is None else min(first, self._gap_to)
-        return False
 
     @property
     def next_offset(self) -> int:
@@ -92,11 +79,10 @@ class Lane:
         """After a start that moved nothing this partition keeps to itself: what fails here must not stop others."""
         return self.head.starts > 1
 
-    async def take(self) -> Batch:
+    def take(self) -> Batch:
         """The next batch."""
         batch = self._take()
         self._check_readable(batch[0], self.head.names.usecase)
-        await self._check_gap(batch)
         return Batch(self.head, batch)
 
     def _check_readable(self, record: Any, use_case: str) -> None:
@@ -112,18 +98,6 @@ class Lane:
             raise NotReady(
                 f"{where}. What comes behind it waits. To go on without it run `{command}`, "
                 "which keeps its bytes, and start the worker again."
-            )
-
-    async def _check_gap(self, batch: Records) -> None:
-        """Missing offsets of a feed are transaction markers, or retention that passed our position: that is a loss."""
-        if batch[-1].offset - self.head.position + 1 == len(batch):
-            return
-        first, _ = (await self._consumer.log_range([self.tp]))[self.tp]
-        if first > self.head.position:
-            raise NotReady(
-                f"topic {self.tp.topic}, partition {self.tp.partition}: retention passed the position "
-                f"{self.head.position}, the log begins at {first}. Give the topic more retention, then run "
-                "`riskflow rebuild`."
             )
 
     def _take(self) -> Records:

@@ -25,6 +25,7 @@ from stream import metrics
 from stream.batch import StageApply
 from stream.cluster import TopicInfo
 from stream.faults import reached
+from stream.fetcher import Span
 from stream.head import Head, has_head
 from stream.lane import BATCH_BLOCKS, STUCK_STARTS, Lane
 from stream.transport import Consumer, Fetch
@@ -64,16 +65,16 @@ class Lanes:
 
     def put(self, fetch: Fetch) -> None:
         """Hands a fetch to its lane; a fetch of a partition that was revoked meanwhile is dropped."""
-        tp, records = TP(fetch.topic, fetch.partition), fetch.value
-        lane = self._lanes.get(tp)
+        span: Span = fetch.value
+        lane = self._lanes.get(span.tp)
         if lane is None:
             return
-        if records[-1].offset < lane.head.position:
-            self._background(self._check_same_topic(tp, lane.head))
-        if not lane.put(records):
+        if span.end <= lane.head.position:
+            self._background(self._check_same_topic(span.tp, lane.head))
+        if not lane.put(span):
             assert self.consumer is not None
-            self.consumer.read_from(tp, lane.next_offset)
-        self._start_soon(tp.topic)
+            self.consumer.read_from(span.tp, lane.next_offset)
+        self._start_soon(span.tp.topic)
 
     def _start_soon(self, topic: str) -> None:
         """Begins passes after all that the event loop has in hand: other partitions' fetches may be among it."""
@@ -107,7 +108,7 @@ class Lanes:
     async def _pass(self, stage: StageApply, lanes: list[Lane]) -> None:
         """One batch of each of these lanes, from fetched to committed."""
         started = time.perf_counter()
-        await stage.apply([await lane.take() for lane in lanes])
+        await stage.apply([lane.take() for lane in lanes])
         metrics.BATCH_S.labels(self._names.usecase, stage.name).observe(time.perf_counter() - started)
         for lane in lanes:
             position = metrics.POSITION.labels(self._names.usecase, stage.name, str(lane.tp.partition))

@@ -22,18 +22,18 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 from faust.types.tuples import Message
 
-from stream.fetcher import Fetcher, Records
+from stream.fetcher import Fetcher, Span
 
 FETCH_TIMEOUT_S = 10.0  # an answer is due after a tenth of a second
 
 
 class Fetch(Message):
-    """All records that one fetch brought from one partition; `value` is the list."""
+    """What one fetch brought from one partition; `value` is the Span."""
 
-    def __init__(self, tp: TP, records: Records) -> None:
-        first = records[0]
+    def __init__(self, span: Span) -> None:
+        tp, first = span.tp, span.records[0]
         super().__init__(
-            tp.topic, tp.partition, first.offset, first.timestamp / 1000.0, first.timestamp_type, (), None, records,
+            tp.topic, tp.partition, first.offset, first.timestamp / 1000.0, first.timestamp_type, (), None, span,
             None, tp=tp,
         )  # fmt: skip
 
@@ -122,8 +122,8 @@ class Consumer(driver.Consumer):
         )
         return Fetcher(client, self._deliver, self.failed)
 
-    async def _deliver(self, tp: TP, records: Records) -> None:
-        await self.callback(Fetch(tp, records))
+    async def _deliver(self, span: Span) -> None:
+        await self.callback(Fetch(span))
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         if self._fetcher is not None:

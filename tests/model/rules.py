@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,14 @@ from riskflow.errors import NotReady
 from riskflow.registry import CHAMPION
 from riskflow.state import log_columns, new_head, row_position
 from stream import blocks, entity, head
+from stream.fetcher import Span
 from stream.head import Commit, Head
 from stream.lane import Lane
 from stream.lanes import Lanes
 from stream.outbox import Outbox
 from stream.score import Score
 from tests.model.store import Rules, Version, tag
+from tests.model.world import Worker
 
 Patch = pytest.MonkeyPatch
 
@@ -226,12 +229,18 @@ def position_guessed(patch: Patch, rules: Rules) -> None:
 def retention_not_looked_at(patch: Patch, rules: Rules) -> None:
     """Reading goes on where the log begins now."""
 
-    async def nothing(self: Lane, batch: Any) -> None: ...
-
     def check(self: Lanes, tp: Any, of: Head, topic_id: str, log_range: Any) -> None:
         of.fence = log_range[1]
 
-    patch.setattr(Lane, "_check_gap", nothing)
+    def reset(self: Worker, tp: Any) -> None:
+        self.consumer.at[tp] = self._broker.first[tp]
+
+    def put(self: Lane, span: Span) -> bool:
+        return whole(self, replace(span, begin=min(span.begin, self._next)))
+
+    whole = Lane.put
+    patch.setattr(Worker, "out_of_range", reset)
+    patch.setattr(Lane, "put", put)
     patch.setattr(Lanes, "_check", check)
 
 
@@ -255,19 +264,23 @@ def lane_kept(patch: Patch, rules: Rules) -> None:
 
 def internal_log_may_jump(patch: Patch, rules: Rules) -> None:
     """An offset above the position is taken on an internal log."""
-    whole = Lane.put
-
-    def put(self: Lane, records: Any) -> bool:
-        if self.stage.internal:
-            self._next = max(self._next, records[0].offset)
-        return whole(self, records)
-
-    patch.setattr(Lane, "put", put)
+    _jumps(patch, internal=True)
 
 
 def feed_may_jump(patch: Patch, rules: Rules) -> None:
     """A jump of a feed is taken without reading it again."""
-    patch.setattr(Lane, "_follows", lambda self, first: True)
+    _jumps(patch, internal=False)
+
+
+def _jumps(patch: Patch, internal: bool) -> None:
+    whole = Lane.put
+
+    def put(self: Lane, span: Span) -> bool:
+        if self.stage.internal is internal:
+            self._next = max(self._next, span.begin)
+        return whole(self, span)
+
+    patch.setattr(Lane, "put", put)
 
 
 def unanswered_is_done(patch: Patch, rules: Rules) -> None:

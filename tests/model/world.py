@@ -20,13 +20,14 @@ from faust.types import TP
 
 from riskflow.columns import Columns, n_rows
 from riskflow.declare import Count, Sum, Windows
-from riskflow.errors import RiskflowError
+from riskflow.errors import NotReady, RiskflowError
 from riskflow.names import Names
 from riskflow.plan import Plan
 from riskflow.scoring import Scored
 from riskflow.state import new_head
 from stream.cluster import TopicInfo
 from stream.entity import EntityStage, Forward
+from stream.fetcher import Span
 from stream.intake import Intake
 from stream.lanes import Lanes
 from stream.score import Score
@@ -289,16 +290,23 @@ class Worker:
             self.pace.go()
             await settle()
 
+    def out_of_range(self, tp: TP) -> None:
+        """As stream/fetcher.py does when the broker has deleted what it is asked for."""
+        self.failed(NotReady(f"{tp}: the position is outside what the log holds"))
+
     def fetch(self, tp: TP, most: int) -> int:
         """Hands over what is next in a partition; returns how many records there were."""
         at = self.consumer.at.get(tp)
         if at is None or not self.alive:
             return 0
+        if at < self._broker.first.get(tp, 0):
+            self.out_of_range(tp)
+            return 0
         records = self._broker.read(tp, at, most)
         if records:
             self.consumer.at[tp] = records[-1].offset + 1
             try:
-                self.lanes.put(Fetch(tp, records))
+                self.lanes.put(Fetch(Span(tp, at, records[-1].offset + 1, records)))
             except Exception as error:
                 self.failed(error)
         return len(records)

@@ -16,7 +16,7 @@ from stream.fetch_session import (
     MAX_WAIT_MS,
     READ_COMMITTED,
     Answer,
-    Fetch,
+    FetchRequest,
     FetchStruct,
     Session,
 )
@@ -25,7 +25,7 @@ PARTITIONS = [TP(topic, p) for topic in ("a", "bé") for p in range(3)]
 WANTED = st.dictionaries(st.sampled_from(PARTITIONS), st.integers(0, 2**62))
 
 
-def asked(fetch: Fetch) -> Any:
+def asked(fetch: FetchRequest) -> Any:
     """The request's fields, read by aiokafka."""
     return FetchRequest_v11.decode(fetch.build(FetchStruct).encode())
 

@@ -14,7 +14,7 @@ from faust.types import TP
 
 from riskflow.errors import NotReady
 from stream.fetch_session import Answer, FetchStruct, Found
-from stream.fetcher import Fetcher, Records
+from stream.fetcher import Fetcher, Span
 from tests.unit.test_fetch_session import asked, left, offsets
 
 SESSION_NOT_FOUND = 70
@@ -86,10 +86,13 @@ class Reader:
 
     def __init__(self) -> None:
         self.got: dict[TP, list[bytes]] = {}
+        self.ends: dict[TP, int] = {}
         self.failed: list[BaseException] = []
 
-    async def deliver(self, tp: TP, records: Records) -> None:
-        self.got.setdefault(tp, []).extend(r.value for r in records)
+    async def deliver(self, span: Span) -> None:
+        assert span.begin == self.ends.get(span.tp, span.begin), "spans follow each other"
+        self.ends[span.tp] = span.end
+        self.got.setdefault(span.tp, []).extend(r.value for r in span.records)
 
 
 def run(broker: Broker, story: Callable[[Fetcher, Reader], Awaitable[None]]) -> Reader:

@@ -14,6 +14,7 @@ from riskflow.errors import Leave, NotReady
 from riskflow.names import Names
 from riskflow.record_batches import TooLarge, Unreadable
 from stream.cluster import TopicIds
+from stream.fetcher import Span
 from stream.lane import BATCH_BYTES, LANE_RECORDS, Lane
 from stream.lanes import Lanes
 
@@ -31,6 +32,9 @@ class FakeConsumer:
         self.full.remove(tp)
 
 
+ONE = TP("t", 0)
+
+
 def lane(internal: bool = False, starts: int = 0) -> Lane:
     stage: Any = SimpleNamespace(name="events", topic="t", internal=internal)
     head: Any = SimpleNamespace(position=10, starts=starts, parked=[])
@@ -39,6 +43,12 @@ def lane(internal: bool = False, starts: int = 0) -> Lane:
 
 def records(*offsets: int, size: int = 1) -> list[Any]:
     return [SimpleNamespace(offset=o, value=b"x" * size) for o in offsets]
+
+
+def span(*offsets: int, begin: int | None = None, end: int | None = None, size: int = 1, tp: TP = ONE) -> Span:
+    """A fetch that brought these records, of all that stands between its ends."""
+    begin = offsets[0] if begin is None else begin
+    return Span(tp, begin, offsets[-1] + 1 if end is None else end, records(*offsets, size=size))
 
 
 def unreadable(first: int, last: int, error: Exception | None = None) -> Any:
@@ -52,35 +62,39 @@ def taken(of: Lane) -> list[int]:
 
 def test_offsets_that_were_applied_or_wait_already_are_dropped() -> None:
     one = lane()
-    assert one.put(records(8, 9, 10, 11))
-    assert one.put(records(10, 11, 12))
+    assert one.put(span(8, 9, 10, 11))
+    assert one.put(span(10, 11, 12))
     assert taken(one) == [10, 11, 12]
 
 
-def test_a_jump_of_a_feed_is_read_again_and_taken_only_when_it_stays() -> None:
-    one = lane()
-    assert not one.put(records(14, 15))
-    assert not one.put(records(16, 17)), "a fetch that was on its way must not pass as the repeated one"
-    assert one.put(records(14, 15))
-    assert taken(one) == [14, 15]
-
-
-def test_what_was_only_skipped_is_there_when_it_is_read_again() -> None:
-    one = lane()
-    assert not one.put(records(14, 15))
-    assert one.put(records(10, 11, 12, 13, 14, 15))
+@pytest.mark.parametrize("internal", [False, True])
+def test_what_was_lost_on_its_way_to_the_lane_is_read_again(internal: bool) -> None:
+    one = lane(internal)
+    assert not one.put(span(14, 15))
+    assert taken(one) == []
+    assert one.next_offset == 10
+    assert one.put(span(10, 11, 12, 13, 14, 15))
     assert taken(one) == [10, 11, 12, 13, 14, 15]
 
 
-def test_a_jump_of_an_internal_log_ends_the_worker() -> None:
+def test_offsets_of_a_feed_that_the_broker_does_not_show_are_passed() -> None:
+    """Markers of transactions, and what was aborted."""
+    one = lane()
+    assert one.put(span(14, 15, begin=10, end=18))
+    assert one.next_offset == 18
+    assert one.put(span(18))
+    assert taken(one) == [14, 15, 18]
+
+
+def test_an_internal_log_that_lost_offsets_ends_the_worker() -> None:
     with pytest.raises(Leave, match="was expected"):
-        lane(internal=True).put(records(12))
+        lane(internal=True).put(span(12, begin=10))
 
 
 def test_a_full_lane_is_not_fetched_until_it_is_half_empty() -> None:
     one = lane()
     consumer: Any = one._consumer
-    one.put(records(*range(10, 10 + LANE_RECORDS + 1)))
+    one.put(span(*range(10, 10 + LANE_RECORDS + 1)))
     assert consumer.full
     while consumer.full:
         one._take()
@@ -89,14 +103,14 @@ def test_a_full_lane_is_not_fetched_until_it_is_half_empty() -> None:
 
 def test_a_lane_is_full_by_bytes_too() -> None:
     one = lane(internal=True)
-    one.put(records(*range(10, 90), size=512 * 1024))
+    one.put(span(*range(10, 90), size=512 * 1024))
     consumer: Any = one._consumer
     assert consumer.full
 
 
 def test_a_lane_that_started_again_and_again_goes_record_by_record() -> None:
     one = lane(starts=3)
-    one.put(records(10, 11, 12))
+    one.put(span(10, 11, 12))
     assert [r.offset for r in one._take()] == [10]
 
 
@@ -144,14 +158,15 @@ async def test_kafka_that_is_away_says_nothing(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize("internal", [False, True])
 def test_a_batch_that_cannot_be_read_follows_the_offset_before_it_and_is_taken_alone(internal: bool) -> None:
     one = lane(internal)
-    assert one.put([*records(10, 11), unreadable(12, 14), *records(15, 16)])
+    assert one.put(Span(ONE, 10, 17, [*records(10, 11), unreadable(12, 14), *records(15, 16)]))
     assert [[r.offset for r in one._take()] for _ in range(3)] == [[10, 11], [14], [15, 16]]
 
 
-def test_the_place_of_a_batch_is_no_jump_when_it_is_fetched_alone() -> None:
-    one = lane()
-    assert one.put([unreadable(10, 14)])
-    assert one.put(records(15))
+@pytest.mark.parametrize("internal", [False, True])
+def test_the_place_of_a_batch_is_no_jump_when_it_is_fetched_alone(internal: bool) -> None:
+    one = lane(internal)
+    assert one.put(Span(ONE, 10, 15, [unreadable(10, 14)]))
+    assert one.put(span(15))
 
 
 def test_a_batch_that_cannot_be_read_ends_the_worker_until_it_is_parked() -> None:
@@ -204,7 +219,7 @@ def lanes_of(stage: Slow, partitions: int, starts: int = 0) -> Lanes:
 
 
 def give(lanes: Lanes, partition: int, offset: int, size: int = 1) -> None:
-    fetch: Any = SimpleNamespace(topic="t", partition=partition, value=records(offset, size=size))
+    fetch: Any = SimpleNamespace(value=span(offset, size=size, tp=TP("t", partition)))
     lanes.put(fetch)
 
 

@@ -46,6 +46,7 @@ AWAY = (ConnectionError, TimeoutError, OSError, *REFUSED, *CLUSTER_AWAY)
 # What else means that: a full disk, and uvloop's word for a connection that was reset a moment ago.
 SAYS_AWAY = ("MISCONF", "the handler is closed")
 RETRY_S = 0.2
+SAY_S = 5.0  # between two words about the same
 FIELDS = ("position", "epoch", "topic_id", "layout", "applied", "sent", "roster", "starts", "parked")
 
 # The clock is Redis' own: workers' clocks differ and jump, and an epoch that was lost must not be given again.
@@ -206,17 +207,19 @@ async def commit(commits: Sequence[Commit]) -> None:
 
     Each partition is committed on its own: if the worker ends between two of them, the other is done again.
     """
-    left = list(commits)
+    left, waited = list(commits), 0.0
     while left:
         try:
             answers = await _run(left[0].head.redis, COMMIT, [(c.head.keys, c.arguments()) for c in left])
         except Exception as error:
             if not _away(error):
                 raise
-            log.warning("no answer to a commit", stage=left[0].head.stage, error=repr(error))
+            if waited % SAY_S < RETRY_S:
+                log.warning("no answer to a commit", stage=left[0].head.stage, error=repr(error), waited_s=waited)
             left = await _not_happened(left)
             if left:
                 await asyncio.sleep(RETRY_S)
+                waited += RETRY_S
             continue
         for one, answer in zip(left, answers, strict=True):
             one.head.check(answer, "commit")
@@ -305,7 +308,7 @@ async def until_answered(call: Any) -> Any:
         except Exception as error:
             if not _away(error):
                 raise
-            if not isinstance(error, NoScriptError) and waited % 5 < RETRY_S:
+            if not isinstance(error, NoScriptError) and waited % SAY_S < RETRY_S:
                 log.warning("Redis is away, waiting", error=repr(error), waited_s=round(waited, 1))
             await asyncio.sleep(RETRY_S)
             waited += RETRY_S

@@ -26,7 +26,7 @@ from stream.batch import StageApply
 from stream.cluster import TopicInfo
 from stream.faults import reached
 from stream.fetcher import Span
-from stream.head import Head, has_head
+from stream.head import Head, has_head, load
 from stream.lane import BATCH_BLOCKS, STUCK_STARTS, Lane
 from stream.transport import Consumer, Fetch
 
@@ -34,7 +34,7 @@ log = structlog.get_logger(__name__)
 PASS_BYTES = 4 * 1024 * 1024  # of all lanes of a pass; what one more batch brings comes on top
 PASSES = 2  # of a stage at the same time: one computes while the other waits for Kafka and Redis
 FINISH_S = 10.0
-SAME_TOPICS_S = 5.0  # between two looks at the ids of topics
+STILL_SAME_S = 5.0  # between two looks at what nothing comes from
 
 
 class Lanes:
@@ -130,7 +130,7 @@ class Lanes:
             )
 
     def watch(self, ids: Callable[[Iterable[str]], Awaitable[Mapping[str, str]]]) -> None:
-        """Looks every few seconds whether the topics are still the same: one made again may look like a quiet one.
+        """Looks every few seconds whether topics and heads are still the same: nothing may come that would show it.
 
         ids: topic -> id of those that the broker tells of; what it does not tell of may come back.
         """
@@ -138,10 +138,22 @@ class Lanes:
 
     async def _watch(self, ids: Callable[[Iterable[str]], Awaitable[Mapping[str, str]]]) -> None:
         while True:
-            await asyncio.sleep(SAME_TOPICS_S)
+            await asyncio.sleep(STILL_SAME_S)
+            await self._check_idle_heads()
             found = await ids(list(self._ids))
             for topic, known in self._ids.items():
                 self._check_id(topic, known, found.get(topic, known))
+
+    async def _check_idle_heads(self) -> None:
+        """A Redis that lost its last writes is seen by the next load; where nothing comes, it is seen here."""
+        idle = [lane for lane in self._lanes.values() if not (lane.busy or lane.closed)]
+        for lane in idle:
+            lane.busy = True
+        if idle:
+            await load([(lane.head, ()) for lane in idle])
+        for lane in idle:
+            lane.busy = False
+            self._start_soon(lane.tp.topic)
 
     def positions(self) -> Mapping[TP, int]:
         return {tp: lane.head.position for tp, lane in self._lanes.items()}

@@ -13,10 +13,13 @@ from faust.types import TP
 from riskflow.errors import Leave, NotReady
 from riskflow.names import Names
 from riskflow.record_batches import TooLarge, Unreadable
+from riskflow.state import new_head
 from stream.cluster import TopicIds
 from stream.fetcher import Span
+from stream.head import Head
 from stream.lane import BATCH_BYTES, LANE_RECORDS, Lane
 from stream.lanes import Lanes
+from tests.model.store import Client, Store, Version
 
 
 class FakeConsumer:
@@ -139,14 +142,47 @@ async def ended_by(*answers: dict[str, str]) -> list[BaseException]:
 
 
 async def test_a_topic_that_was_made_again_is_noticed_while_nothing_comes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stream.lanes.SAME_TOPICS_S", 0)
+    monkeypatch.setattr("stream.lanes.STILL_SAME_S", 0)
     (why,) = await ended_by({"t": "first"}, {"t": "second"})
     assert isinstance(why, NotReady)
     assert "topic t was deleted and made again" in str(why)
 
 
+async def no_gate(_name: str) -> None:
+    await asyncio.sleep(0)
+
+
+async def test_a_redis_that_lost_its_last_writes_is_noticed_while_nothing_comes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("stream.lanes.STILL_SAME_S", 0)
+    store, ended = Store(), list[BaseException]()
+    names = Names("u")
+    lanes = Lanes(names, "layout", None, None, 1000, ended.append)  # type: ignore[arg-type]
+    lanes.add(Slow())
+    lanes.consumer = FakeConsumer()  # type: ignore[assignment]
+    redis: Any = Client(store, no_gate)
+    for partition in range(2):
+        values = {k.encode(): str(v).encode() for k, v in new_head(5, "id", "layout").items()}
+        store.write(names.head("events", partition), Version(0, values, {}))
+        lanes._open(TP("t", partition), await Head.claim(redis, names, "events", partition, "id"))
+
+    async def ids(topics: Iterable[str]) -> dict[str, str]:
+        return {}
+
+    lanes.watch(ids)
+    await settle()
+    assert not ended
+    lanes._lanes[ONE].head.position = 6  # as committed, and then lost
+    await settle()
+    for task in list(lanes._running):
+        task.cancel()
+    assert isinstance(ended[0], Leave)
+    assert "Redis lost its last writes" in str(ended[0])
+
+
 async def test_a_broker_that_says_nothing_is_no_other_topic(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stream.lanes.SAME_TOPICS_S", 0)
+    monkeypatch.setattr("stream.lanes.STILL_SAME_S", 0)
     assert await ended_by({}, {"t": "first"}, {}) == []
 
 

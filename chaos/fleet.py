@@ -25,7 +25,7 @@ RANDOM = "random"
 NOT_READY = 3
 AGAIN_S = 1.0  # after an end for something that is missing: it may come back
 WAIT_S = 180.0
-REASON = re.compile(r'"why": "((?:[^"\\]|\\.){0,160})')
+REASON = re.compile(r'"why": "((?:[^"\\]|\\.){0,400})')
 
 
 class Stuck(AssertionError):
@@ -236,7 +236,7 @@ class Fleet:
             file.seek(slot.said_from)
             said = file.read().decode(errors="replace")
         reasons = REASON.findall(said) or said.strip().splitlines()[-1:] or ["said nothing"]
-        return re.sub(r"0x[0-9a-f]+|\d+", "N", reasons[-1][:160])
+        return re.sub(r"0x[0-9a-f]+|\d+", "N", reasons[-1][:400])
 
 
 def wait_until(condition: object, timeout_s: float, what: str, check: object = None) -> None:

@@ -118,10 +118,11 @@ class Fleet:
         return self.ends.counted[point] + self.ends.in_vain[point]
 
     def kill(self, number: int, point: str = RANDOM) -> bool:
-        """kill -9, counted if the worker has scored; then it is started again."""
+        """kill -9, counted if the worker has scored; then it is started again. False as well if it was gone already."""
         with self._lock:
             slot = self.slots[number]
-            assert slot.process is not None
+            if slot.process is None or not slot.alive:
+                return False
             slot.process.kill()
             slot.process.wait(30)
             return self._count(slot, point)

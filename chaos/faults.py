@@ -231,9 +231,9 @@ def redis_emptied(stage: Stage) -> None:
     archive(stage.plan, conf)
     stage.compared.append(parity(stage.plan, conf))
     stage.redis_lost += 1
-    before = fleet.ends_saying("no head")
+    before = fleet.ends_saying("riskflow rebuild")
     stage.platform.empty()
-    wait_until(lambda: fleet.ends_saying("no head") > before, 90, "a worker's word that Redis was emptied")
+    wait_until(lambda: fleet.ends_saying("riskflow rebuild") > before, 90, "a worker's word that Redis was emptied")
     for number in list(fleet.slots):
         fleet.stop(number)
     rebuild(stage.plan, conf)

@@ -25,7 +25,7 @@ RANDOM = "random"
 NOT_READY = 3
 AGAIN_S = 1.0  # after an end for something that is missing: it may come back
 WAIT_S = 180.0
-REASON = re.compile(r'"why": "((?:[^"\\]|\\.){0,160})')
+REASON = re.compile(r'"why": "((?:[^"\\]|\\.){0,400})')
 
 
 class Stuck(AssertionError):
@@ -118,10 +118,11 @@ class Fleet:
         return self.ends.counted[point] + self.ends.in_vain[point]
 
     def kill(self, number: int, point: str = RANDOM) -> bool:
-        """kill -9, counted if the worker has scored; then it is started again."""
+        """kill -9, counted if the worker has scored; then it is started again. False as well if it was gone already."""
         with self._lock:
             slot = self.slots[number]
-            assert slot.process is not None
+            if slot.process is None or not slot.alive:
+                return False
             slot.process.kill()
             slot.process.wait(30)
             return self._count(slot, point)
@@ -236,7 +237,7 @@ class Fleet:
             file.seek(slot.said_from)
             said = file.read().decode(errors="replace")
         reasons = REASON.findall(said) or said.strip().splitlines()[-1:] or ["said nothing"]
-        return re.sub(r"0x[0-9a-f]+|\d+", "N", reasons[-1][:160])
+        return re.sub(r"0x[0-9a-f]+|\d+", "N", reasons[-1][:400])
 
 
 def wait_until(condition: object, timeout_s: float, what: str, check: object = None) -> None:

@@ -31,8 +31,9 @@ LAG_S = 1.5
 class Platform:
     """The services, and the address of each for workers and for the harness."""
 
-    def __init__(self, home: Path, services: local.Services, proxy: Proxy, small_disks: bool) -> None:
+    def __init__(self, home: Path, services: local.Services, proxy: Proxy, behind: int, small_disks: bool) -> None:
         self.home, self.services, self.proxy, self.small_disks = home, services, proxy, small_disks
+        self._behind = behind  # the broker's port for those who come through the proxy
 
     @property
     def for_workers(self) -> dict[str, str]:
@@ -50,6 +51,17 @@ class Platform:
 
     def start(self, name: str) -> None:
         local.start(self.home, name)
+
+    def mend(self) -> None:
+        """Everything answers again, whatever was done to it."""
+        targets = {KAFKA: self._behind, REDIS: port_of(self.services.redis_url)}
+        for name, target in targets.items():
+            self.proxy.tell(name, stalled=False, delay_s=0.0, open=True, target=target)
+            if self.small_disks:
+                self.make_room(name)
+            if self.problem(name):
+                self.kill(name)
+                self.start(name)
 
     def problem(self, name: str) -> str | None:
         """Why a service does not answer; None when it does."""
@@ -121,7 +133,7 @@ def platform(tell: local.Tell, small_disks: bool = False) -> Iterator[Platform]:
         stack.enter_context(_environment(**services.environment()))
         proxy = Proxy({KAFKA: (advertised, behind), REDIS: (ports.choose(), port_of(services.redis_url))})
         stack.callback(proxy.close)
-        yield Platform(home, services, proxy, small_disks)
+        yield Platform(home, services, proxy, behind, small_disks)
 
 
 @contextlib.contextmanager

@@ -108,7 +108,7 @@ class Link:
                 await self.flowing.wait()
                 writer.write(data)
                 await writer.drain()
-        except OSError:
+        except (OSError, RuntimeError):  # the last one is uvloop's, for a side that has just gone
             return
 
 

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import psutil
@@ -16,7 +17,7 @@ from batch import topics as batch_topics
 from batch.generations import Generations, present_generation
 from batch.topics import Cluster
 from chaos.faults import FIRST, Stage, kills, only_first, play, schedule
-from chaos.fleet import RANDOM, Fleet, Stuck, wait_until
+from chaos.fleet import RANDOM, Fleet, wait_until
 from chaos.pacer import Pacer
 from chaos.platform import Platform, platform
 from chaos.publisher import Publisher
@@ -102,47 +103,54 @@ class Run:
             plan, place, self.fleet, self.publisher, self.pacer, random.Random(options.seed), options.partitions,
             self._say,
         )  # fmt: skip
+        self.troubles: list[str] = []
         self._began = time.monotonic()
 
     def run(self) -> dict[str, Any]:
-        """Faults, then the rest of the events, then the verdict; what hangs is told, and the rest is judged."""
+        """Faults, then the rest of the events, then the verdict."""
         try:
-            stuck = self._stuck(self._play)
-            never_done = self._stuck(self._finish)
+            self._tried(self._begin)
+            self._play()
+            finished = self._tried(self._finish)
             self.fleet.close()
-            verdict = Verdict() if never_done else self._judge()
+            verdict = self._judge() if finished else Verdict()
         finally:
             self.tail.close()
             self.sampler.close()
             self.fleet.close()
-        return self._report(verdict, [what for what in (stuck, never_done) if what])
+        return self._report(verdict)
 
-    def _stuck(self, part: Callable[[], None]) -> str:
-        """What did not happen in a part of the run; nothing by rights."""
+    def _tried(self, part: Callable[[], None]) -> bool:
+        """Whether a part of the run came to its end; if not, it is told, mended, and what is left is done."""
         try:
             part()
-        except Stuck as error:
-            self._say(f"STUCK: {error}")
+        except Exception as error:  # one fault that hangs must not hide what the others show
+            self.troubles.append(str(error) or repr(error))
+            self._say(f"TROUBLE: {self.troubles[-1]}")
             self._show_logs()
-            return str(error)
-        return ""
+            self.place.mend()
+            return False
+        return True
 
-    def _play(self) -> None:
+    def _begin(self) -> None:
+        self.pacer.allowed = 0.01
         for thread in (self.tail, self.sampler, self.pacer):
             thread.start()
-        self.pacer.allowed = 0.01
         self.fleet.start(FIRST)
         self.fleet.wait_scored(FIRST, "the first score")
+
+    def _play(self) -> None:
         actions = schedule(self.options.kills, self.options.faults, self.options.seed)
         weights = [len(a) if isinstance(a, list) else 1 for a in actions]
         for i, action in enumerate(actions):
             self.pacer.allowed = 0.98 * sum(weights[: i + 1]) / sum(weights)
-            play(self.stage, action)
+            if not self._tried(partial(play, self.stage, action)):
+                self._tried(partial(only_first, self.stage))
         for _ in range(self.options.kills):
             if sum(self.fleet.ends.counted.values()) >= self.options.kills:
                 break
             self._say("a kill more, for one that did not count")
-            kills(self.stage, [RANDOM])
+            self._tried(partial(kills, self.stage, [RANDOM]))
 
     def _finish(self) -> None:
         self._say("the rest of the events")
@@ -159,10 +167,8 @@ class Run:
         with Cluster(conf.kafka) as cluster:
             stages = [(stage, topic) for stage, topic, _ in batch_topics.stages(self.plan, names)]
             ranges = cluster.log_ranges(dict.fromkeys((t for _, t in stages), self.options.partitions))
-        positions = {
-            (t, p): store.hget(names.head(s, p), "position") for s, t in stages for p in range(self.options.partitions)
-        }
-        return all(int(positions[at] or -1) == ranges[at][1] for at in positions)
+        heads = [(names.head(s, p), ranges[t, p][1]) for s, t in stages for p in range(self.options.partitions)]
+        return all(int(store.hget(head, "position") or -1) == end for head, end in heads)
 
     def _generation(self) -> int:
         conf = settings()
@@ -188,19 +194,18 @@ class Run:
         for g in range(1, self._generation() + 1):
             names = Names(self.plan.name, g, self.names.prefix)
             for stage, _, _ in batch_topics.stages(self.plan, names):
-                known |= {
-                    k for p in range(self.options.partitions) for k in (names.head(stage, p), names.records(stage, p))
-                }
+                for p in range(self.options.partitions):
+                    known |= {names.head(stage, p), names.records(stage, p)}
         return [k.decode() for k in self.place.store().scan_iter(count=1000) if k.decode() not in known]
 
-    def _report(self, verdict: Verdict, stuck: list[str]) -> dict[str, Any]:
+    def _report(self, verdict: Verdict) -> dict[str, Any]:
         ends, wrong = self.fleet.ends, verdict.wrong
         counted = sum(ends.counted.values())
         recovery = sorted(ends.recovery_s)
         done = {name: n for name, n in self.stage.done.items() if n}
         short = counted < self.options.kills
         return {
-            "clean": verdict.clean and not stuck and not short,
+            "clean": verdict.clean and not self.troubles and not short,
             "events": verdict.events,
             "scored": verdict.scored,
             "missing": wrong.get("missing", 0),
@@ -223,7 +228,7 @@ class Run:
             "wrong": {k: v for k, v in wrong.items() if v},
             "counts": verdict.counts,
             "examples": verdict.examples[:20],
-            "stuck": stuck,
+            "troubles": self.troubles,
             "worker_ends": dict(ends.codes.most_common(12)),
             "most_memory_mb": self.sampler.memory_mb,
             "most_open_files": self.sampler.files,

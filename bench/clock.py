@@ -17,6 +17,7 @@ import psutil
 from kafka import KafkaConsumer, TopicPartition
 from numpy.typing import NDArray
 
+MIB = 1 << 20
 POLL_S, SETTLED_S, SAMPLE_S = 0.2, 1.0, 0.1
 
 
@@ -83,12 +84,13 @@ class Output:
 
 
 class Meter:
-    """CPU seconds of some processes and all that they started, as a function of time. Use it in a `with` block."""
+    """CPU seconds, as a function of time, and memory of some processes and all that they started."""
 
     def __init__(self, pids: Sequence[int]) -> None:
         self._roots = [psutil.Process(pid) for pid in pids]
         self._last: dict[int, float] = {}
         self._samples: list[tuple[float, float]] = []
+        self.peak_mib = 0.0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
@@ -115,13 +117,15 @@ class Meter:
 
     def _total(self) -> float:
         """A process that has ended counts with what it had used."""
-        for root in self._roots:
-            for process in _tree(root):
-                try:
-                    times = process.cpu_times()
-                except psutil.NoSuchProcess:
-                    continue
-                self._last[process.pid] = times.user + times.system
+        resident = 0
+        for process in [p for root in self._roots for p in _tree(root)]:
+            try:
+                times = process.cpu_times()
+                resident += process.memory_info().rss
+            except psutil.NoSuchProcess:
+                continue
+            self._last[process.pid] = times.user + times.system
+        self.peak_mib = max(self.peak_mib, resident / MIB)
         return sum(self._last.values())
 
 

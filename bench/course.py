@@ -24,7 +24,7 @@ Start = Callable[[], AbstractContextManager[list[int]]]  # gives process ids
 @dataclass(frozen=True)
 class Result:
     """One system's run. Rates are events/s: from when the events were there, from the first of their scores, and over
-    the second half of their scores."""
+    the second half of their scores. CPU time and memory are those of all its processes."""
 
     events: int
     scores: int
@@ -33,6 +33,7 @@ class Result:
     from_first_per_s: float
     second_half_per_s: float
     cpu_us: float
+    peak_mib: float
 
     @property
     def complete(self) -> bool:
@@ -82,4 +83,5 @@ def result(events: int, came: Arrivals, since_ms: float, meter: Meter) -> Result
         from_first_per_s=round(per_second(timed, first)),
         second_half_per_s=round(per_second(half, float(np.min(half)))),
         cpu_us=round(meter.used_s(since_ms or first, last) * 1e6 / len(timed), 1),
+        peak_mib=round(meter.peak_mib),
     )  # fmt: skip

@@ -17,7 +17,14 @@ TRANSACTION_MS = 600_000
 
 
 def payments(
-    events: int, customers: int = 0, terminals: int = 0, more_ids: Sequence[str] = (), seed: int = 7
+    events: int,
+    customers: int = 0,
+    terminals: int = 0,
+    more_ids: Sequence[str] = (),
+    *,
+    seed: int = 7,
+    start_ms: int = START_MS,
+    prefix: str = "e",
 ) -> pl.DataFrame:
     """A table in order of time, with one more column of ids for each name in `more_ids`.
 
@@ -27,8 +34,8 @@ def payments(
     customers = customers or max(1, events // PAYMENTS_OF_A_CUSTOMER)
     terminals = terminals or max(1, events // PAYMENTS_AT_A_TERMINAL)
     columns = {
-        "event_id": [f"e{i}" for i in range(events)],
-        "occurred_at": START_MS + np.sort(rng.integers(0, DAYS * 86_400_000, events)),
+        "event_id": [f"{prefix}{i}" for i in range(events)],
+        "occurred_at": start_ms + np.sort(rng.integers(0, DAYS * 86_400_000, events)),
         "customer_id": [f"c{i}" for i in rng.integers(0, customers, events)],
         "terminal_id": [f"t{i}" for i in rng.integers(0, terminals, events)],
         "amount": np.round(rng.gamma(1.0, 50.0, events), 2),

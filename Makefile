@@ -74,4 +74,4 @@ doctor: setup ## what is missing, and the command that repairs it
 
 clean: ## remove everything that setup and the services made (not .riskflow/keys or the lake)
 	@-[ ! -x $(BIN)/riskflow ] || $(BIN)/riskflow down
-	@rm -rf .venv .uv .riskflow/kafka-libs .pytest_cache .mypy_cache .ruff_cache
+	@rm -rf .venv .uv .riskflow/kafka-libs .riskflow/peers .pytest_cache .mypy_cache .ruff_cache

@@ -23,9 +23,10 @@ POLL_S, SETTLED_S, SAMPLE_S = 0.2, 1.0, 0.1
 
 @dataclass(frozen=True)
 class Arrivals:
-    """Keys of an output topic and when the broker took them, in order of time."""
+    """Messages of an output topic and when the broker took them, in order of time."""
 
     keys: list[bytes]
+    values: list[bytes]
     at_ms: NDArray[np.int64]
 
     @property
@@ -72,15 +73,17 @@ class Output:
     def read(self, wanted: int, timeout_s: float) -> Arrivals:
         """All messages from the beginning: returns when so many have come and no more come, or the time is up."""
         keys: list[bytes] = []
+        values: list[bytes] = []
         stamps: list[int] = []
         deadline, last = time.monotonic() + timeout_s, time.monotonic()
         while time.monotonic() < deadline and (len(keys) < wanted or time.monotonic() < last + SETTLED_S):
             for records in self._consumer.poll(200, max_records=50_000).values():
                 last = time.monotonic()
                 keys += [r.key for r in records]
+                values += [r.value for r in records]
                 stamps += [r.timestamp for r in records]
-        order = np.argsort(np.array(stamps, np.int64), kind="stable")
-        return Arrivals([keys[i] for i in order.tolist()], np.array(stamps, np.int64)[order])
+        order = np.argsort(np.array(stamps, np.int64), kind="stable").tolist()
+        return Arrivals([keys[i] for i in order], [values[i] for i in order], np.array(stamps, np.int64)[order])
 
 
 class Meter:

@@ -1,11 +1,13 @@
 """The same job on Riskflow and on other systems: one run, one broker, the same events, in turn, several rounds.
 
     .venv/bin/python -m bench.compare [--events 300000] [--rounds 3] [--only riskflow,kafka_streams_eos] [--write]
+    .venv/bin/python -m bench.compare --check
 
 The job (bench/usecases/peers_job): two entities, four windows, counts and sums before the event, 17 inputs, 100 trees
 in ONNX, one score for each event. The others are in bench/peers; their environment is made on the first run. Each
 system runs the course of bench/course.py; a run in which an event has no score, or two, is marked.
---write puts table and chart into docs/benchmarks.md.
+--write puts table and chart into docs/benchmarks.md. --check measures nothing: it gives all systems the same events on
+one partition and holds each score against a replay of the log, which shows that all of them do the same job.
 """
 
 from __future__ import annotations
@@ -14,113 +16,91 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from functools import partial
-from pathlib import Path
+from typing import Any
 
-from kafka.admin import KafkaAdminClient, NewTopic
+import polars as pl
 
-from batch import topics
-from batch.topics import BROKER_TIME
-from bench import chart, course, report
+from batch.history import history_columns
+from batch.replay import replay
+from bench import chart, report
+from bench.clock import Arrivals
 from bench.course import Result
 from bench.events import payments
-from bench.peers.environment import Environment
 from bench.peers.environment import environment as peers_environment
-from bench.peers.systems import RISKFLOW, SYSTEMS, Place, System
-from bench.prepare import environment, fitted, names_of, plan_of, publish, services
-from bench.stream import workers
+from bench.peers.runs import Runs
+from bench.peers.systems import RISKFLOW, SYSTEMS, System
+from bench.prepare import TRAINING_EVENTS, fitted, plan_of, services
 from riskflow.bundle import Bundle
+from riskflow.errors import NotReady
+from riskflow.evaluate import ID
 from riskflow.plan import Plan
-from riskflow.settings import settings
+from riskflow.scoring import Scorer
 
 USECASE = "peers_job"
-SLOW_EVENTS = 15_000
-WARM = 50_000
-TRAINING_EVENTS = 30_000
-STOP_S = 20.0
-
-
-class Comparison:
-    """What all runs share."""
-
-    def __init__(self, folder: Path, plan: Plan, bundle: Bundle, use: Environment, partitions: int) -> None:
-        self.folder, self.plan, self.bundle, self.use, self.partitions = folder, plan, bundle, use, partitions
-        self.model = folder / "model.onnx"
-        self.model.write_bytes(next(content for name, content in bundle.files.items() if name.endswith(".onnx")))
-
-    def run(self, system: System, turn: int, events: int, timeout_s: float) -> Result:
-        """One system, on topics of its own, which hold the same events for all."""
-        run = self._riskflow if system.name == RISKFLOW else partial(self._peer, system)
-        return run(f"{system.name}-{turn}", min(events, SLOW_EVENTS) if system.slow else events, timeout_s)
-
-    def _riskflow(self, name: str, events: int, timeout_s: float) -> Result:
-        environment(RISKFLOW_TOPIC_PREFIX=f"{name}.")
-        topics.make(self.plan, settings(), self.partitions)
-        publish(self.plan, self.bundle)
-        names = names_of(self.plan)
-        return course.run(
-            settings().kafka, (names.feed("events"), names.scores), payments(events), partial(workers, USECASE),
-            warm=_warm(events), timeout_s=timeout_s,
-        )  # fmt: skip
-
-    def _peer(self, system: System, name: str, events: int, timeout_s: float) -> Result:
-        place = Place(
-            settings().kafka, f"{name}.events", f"{name}.scores", self.partitions, self.model, self.folder / name
-        )
-        place.folder.mkdir()
-        admin = KafkaAdminClient(bootstrap_servers=place.bootstrap)
-        admin.create_topics(
-            [NewTopic(t, self.partitions, 1, topic_configs=BROKER_TIME) for t in (place.source, place.out)]
-        )
-        admin.close()
-        return course.run(
-            place.bootstrap, (place.source, place.out), payments(events),
-            lambda: _running(system.command(self.use, place), place.folder / "log"),
-            warm=_warm(events), timeout_s=timeout_s, sees_open=system.sees_open,
-        )  # fmt: skip
-
-
-def _warm(events: int) -> int:
-    return min(WARM, events // 5)
+SLOW_EVENTS, WARM = 15_000, 50_000
+CHECKED_EVENTS, CLOSE = 3_000, 2e-6  # a score has six decimals with us, a model's float32 elsewhere
 
 
 @contextmanager
-def _running(command: list[str], log: Path) -> Iterator[list[int]]:
-    """A system's process, ended with the block; the end of its log is told when it failed."""
-    with log.open("wb") as file:
-        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, cwd=log.parent)
-    try:
-        yield [process.pid]
-    except BaseException:
-        print(log.read_text(errors="replace")[-3000:])
-        raise
-    finally:
-        process.terminate()
-        try:
-            process.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
+def prepared() -> Iterator[tuple[Runs, Plan, Bundle]]:
+    """Services, the one model that all systems use, and the environment of the others."""
+    use = peers_environment()
+    with services() as folder:
+        plan = plan_of(USECASE)
+        bundle = fitted(plan, payments(TRAINING_EVENTS))
+        yield Runs(folder, plan, bundle, use), plan, bundle
 
 
 def compare(
     systems: list[System], events: int, rounds: int, partitions: int, timeout_s: float
 ) -> dict[str, list[Result]]:
-    """All systems in turn, round after round."""
-    use = peers_environment()
+    """All systems in turn, round after round. A run that fails is told and left out."""
     found: dict[str, list[Result]] = {system.name: [] for system in systems}
-    with services() as folder:
-        plan = plan_of(USECASE)
-        comparison = Comparison(folder, plan, fitted(plan, payments(TRAINING_EVENTS)), use, partitions)
+    with prepared() as (runs, _, _):
         for turn in range(rounds):
             for system in systems:
-                result = comparison.run(system, turn, events, timeout_s)
+                n = min(events, SLOW_EVENTS) if system.slow else events
+                name, warm = f"{system.name}-{turn}", min(WARM, n // 5)
+                try:
+                    result, _ = runs.run(system, name, payments(n), partitions, warm=warm, timeout_s=timeout_s)
+                except NotReady as error:
+                    print(json.dumps({"system": system.name, "round": turn, "failed": str(error)}), flush=True)
+                    continue
                 print(json.dumps({"system": system.name, "round": turn, **asdict(result)}), flush=True)
                 found[system.name].append(result)
     return found
+
+
+def check(systems: list[System], timeout_s: float) -> bool:
+    """Whether every system gives the scores that a replay of the log gives; on one partition all have one order."""
+    events = payments(CHECKED_EVENTS).unique("occurred_at", keep="first", maintain_order=True)
+    good = True
+    with prepared() as (runs, plan, bundle):
+        wanted = replayed_scores(plan, bundle, events)
+        for system in systems:
+            _, came = runs.run(system, f"{system.name}-check", events, 1, warm=500, timeout_s=timeout_s)
+            apart = furthest(wanted, came)
+            good &= apart <= CLOSE
+            print(f"{system.name:20} {len(came.keys):6,} scores, at most {apart:.1e} apart", flush=True)
+    return good
+
+
+def replayed_scores(plan: Plan, bundle: Bundle, events: pl.DataFrame) -> dict[str, float]:
+    """What each event's score must be."""
+    columns = replay(plan, history_columns(plan, {plan.scored.name: events})).columns
+    ids: Any = columns[ID]
+    return dict(zip(ids.strings(), Scorer(plan, bundle).score(columns).score.tolist(), strict=True))
+
+
+def furthest(wanted: dict[str, float], came: Arrivals) -> float:
+    """The largest difference between a score and what it must be; infinite where one is missing or too many."""
+    scores = [json.loads(value) for value in came.values]
+    if sorted(s["event_id"] for s in scores) != sorted(wanted):
+        return float("inf")
+    return max(abs(s["score"] - wanted[s["event_id"]]) for s in scores)
 
 
 def table(found: dict[str, list[Result]]) -> list[list[str]]:
@@ -189,9 +169,12 @@ def main() -> None:
     parser.add_argument("--partitions", type=int, default=8)
     parser.add_argument("--timeout", type=float, default=180.0, help="seconds for one run")
     parser.add_argument("--only", default="", help=f"some of {','.join(s.name for s in SYSTEMS)}")
+    parser.add_argument("--check", action="store_true", help="whether all systems give the same scores, nothing else")
     parser.add_argument("--write", action="store_true", help="put table and chart into docs/benchmarks.md")
     args = parser.parse_args()
     chosen = [s for s in SYSTEMS if not args.only or s.name in args.only.split(",")]
+    if args.check:
+        raise SystemExit(0 if check(chosen, args.timeout) else 1)
     found = compare(chosen, args.events, args.rounds, args.partitions, args.timeout)
     print(report.markdown(table(found)))
     if args.write:

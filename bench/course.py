@@ -50,9 +50,10 @@ def run(
     warm: int,
     timeout_s: float,
     sees_open: bool = False,
-) -> Result:
-    """One run over these events. topics: events and scores. warm: how many events come first and are not timed.
+) -> tuple[Result, Arrivals]:
+    """One run over these events; also gives what came.
 
+    topics: of events and of scores. warm: how many events come first and are not timed.
     sees_open: the system reads what is not committed; it finds all events when it starts, and its time runs from its
     first score on.
     """
@@ -67,7 +68,7 @@ def run(
             since_ms = 0.0 if sees_open else backlog.release()
             output.settled(len(table), timeout_s, meter.alive)
             came = output.read(len(table), timeout_s)
-        return result(len(table), came, since_ms, meter)
+        return result(len(table), came, since_ms, meter), came
 
 
 def result(events: int, came: Arrivals, since_ms: float, meter: Meter) -> Result:

@@ -19,7 +19,7 @@ from batch.history import history_columns
 from batch.replay import replay
 from batch.retrain import Run
 from batch.simulate import simulate
-from batch.train import make
+from batch.train import make, one_thread
 from bench.events import START_MS, payments
 from cli.common import load_plan
 from ops import local
@@ -99,7 +99,8 @@ def fitted(plan: Plan, table: pl.DataFrame) -> Bundle:
     for name in plan.models:
         inputs = plan.model_inputs(name)
         factory = next(iter(plan.usecase.models[name].candidates.values()))
-        models[name] = make(factory, inputs).fit(model_matrix(inputs, rows, n_rows(rows)), target)
+        with one_thread():
+            models[name] = make(factory, inputs).fit(model_matrix(inputs, rows, n_rows(rows)), target)
     numbers = Policy.load(plan.usecase.folder / "policy.yaml").start() | {"review": 0.99}
     return build_bundle(plan, models=models, policy_numbers=numbers, golden_columns=take(rows, np.arange(GOLDEN_ROWS)))
 

@@ -100,7 +100,7 @@ def measure(point: Point, events: int, name: str) -> Measured:
     if point.population:
         seed(plan, store, point)
     names = names_of(plan)
-    found = course.run(
+    found, _ = course.run(
         settings().kafka,
         (names.feed("events"), names.scores),
         table,

@@ -41,7 +41,7 @@ def measure(usecase: str, events: int, customers: int, terminals: int, partition
     with prepared(usecase, partitions) as names:
         table = payments(events, customers, terminals)
         topics = names.feed("events"), names.scores
-        return course.run(
+        found, _ = course.run(
             settings().kafka,
             topics,
             table,
@@ -49,6 +49,7 @@ def measure(usecase: str, events: int, customers: int, terminals: int, partition
             warm=min(WARM, events // 10),
             timeout_s=300,
         )
+        return found
 
 
 def main() -> None:

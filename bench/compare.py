@@ -18,7 +18,7 @@ import os
 import statistics
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import polars as pl
@@ -81,7 +81,8 @@ def check(systems: list[System], timeout_s: float) -> bool:
     with prepared() as (runs, plan, bundle):
         wanted = replayed_scores(plan, bundle, events)
         for system in systems:
-            _, came = runs.run(system, f"{system.name}-check", events, 1, warm=500, timeout_s=timeout_s)
+            in_order = replace(system, options=system.options + system.in_order)
+            _, came = runs.run(in_order, f"{system.name}-check", events, 1, warm=500, timeout_s=timeout_s)
             apart = furthest(wanted, came)
             good &= apart <= CLOSE
             print(f"{system.name:20} {len(came.keys):6,} scores, at most {apart:.1e} apart", flush=True)

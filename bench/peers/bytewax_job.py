@@ -1,8 +1,11 @@
-"""Bytewax: keyed state for each entity, in one process. With --recovery its store keeps state and positions."""
+"""Bytewax: keyed state for each entity, in one process. With --recovery its store keeps state and positions.
+
+It works through a batch key by key, so events of different customers change places before they meet at a terminal.
+With --in-order a batch is one event, to be compared with others score by score.
+"""
 
 from __future__ import annotations
 
-import sys
 from datetime import timedelta
 from pathlib import Path
 
@@ -16,10 +19,7 @@ from job import Model, arguments, observe
 
 SNAPSHOT_S = 10  # its default: state and positions are written every so often
 
-recovery = "--recovery" in sys.argv
-if recovery:
-    sys.argv.remove("--recovery")
-given = arguments()
+given = arguments("recovery", "in-order")
 model = Model(given.model)
 
 
@@ -47,14 +47,16 @@ def scored(item):
 
 
 flow = Dataflow("job")
-events = op.input("events", flow, KafkaSource([given.bootstrap], [given.source], batch_size=1000))
+events = op.input(
+    "events", flow, KafkaSource([given.bootstrap], [given.source], batch_size=1 if given.in_order else 1000)
+)
 by_customer = op.map("parse", events, parsed)
 known = op.stateful_map("customer", by_customer, customer)
 by_terminal = op.map("rekey", known, lambda keyed: (keyed[1]["terminal_id"], keyed[1]))
 rows = op.stateful_map("terminal", by_terminal, terminal)
 op.output("scores", op.map("score", rows, scored), KafkaSink([given.bootstrap], given.out))
 
-if recovery:
+if given.recovery:
     store = Path(given.folder) / "recovery"
     store.mkdir()
     init_db_dir(store, 1)

@@ -18,12 +18,14 @@ TILES = {"5m": (300_000, [HOUR]), "1h": (HOUR, [DAY, 7 * DAY]), "1d": (DAY, [30 
 State = dict[str, list[list[float]]]  # tile size -> [number, count, sum] of each tile in use, oldest first
 
 
-def arguments() -> argparse.Namespace:
-    """What every job is told."""
+def arguments(*flags: str) -> argparse.Namespace:
+    """What every job is told, and flags of its own."""
     parser = argparse.ArgumentParser()
     for name in ("bootstrap", "source", "out", "model", "folder"):
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--partitions", type=int, required=True)
+    for flag in flags:
+        parser.add_argument(f"--{flag}", action="store_true")
     return parser.parse_args()
 
 

@@ -24,13 +24,17 @@ class Place:
 
 @dataclass(frozen=True)
 class System:
-    """`state`: what is left of its state and its counts after a kill. `slow`: is given few events."""
+    """`state`: what is left of its state and its counts after a kill. `slow`: is given few events.
+
+    in_order: options with which events keep their order from one entity to the next.
+    """
 
     name: str
     title: str
     state: str
     script: str = ""
     options: tuple[str, ...] = ()
+    in_order: tuple[str, ...] = ()
     java: dict[str, str] = field(default_factory=dict)
     slow: bool = False
     sees_open: bool = False  # reads what is not committed yet
@@ -54,10 +58,10 @@ SYSTEMS = [
         "kafka_streams_eos", "Kafka Streams 4.1, `exactly_once_v2`", "exact", java=kafka_streams("exactly_once_v2")
     ),
     System("kafka_streams", "Kafka Streams 4.1, at least once", "may count twice", java=kafka_streams("at_least_once")),
-    System("bytewax", "Bytewax 0.21", "none", "bytewax_job.py"),
+    System("bytewax", "Bytewax 0.21", "none", "bytewax_job.py", in_order=("--in-order",)),
     System(
         "bytewax_recovery", "Bytewax 0.21 with its recovery store", "exact, 10 s old; sends scores again",
-        "bytewax_job.py", ("--recovery",),
+        "bytewax_job.py", ("--recovery",), ("--in-order",),
     ),
     System("quix", "Quix Streams 3.28", "may count twice", "quix_job.py"),
     System(

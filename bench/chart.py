@@ -34,8 +34,8 @@ def bars(title: str, lines: Sequence[Bar], width: int = 860) -> str:
         parts.append(
             f"<rect x='{left}' y='{y}' width='{length:.1f}' height='20' fill='{OURS if line.ours else OTHERS}'/>"
         )
-        parts.append(_text(left + length + 8, y + 15, f"{line.value:,.0f}", bold=True))
-        parts.append(_text(left + length + 66, y + 15, line.note, colour=OTHERS))
+        said = f"<tspan font-weight='600'>{line.value:,.0f}</tspan>  <tspan fill='{OTHERS}'>{escape(line.note)}</tspan>"
+        parts.append(f"<text x='{left + length + 8:.1f}' y='{y + 15}' {FONT} font-size='13' fill='{INK}'>{said}</text>")
     return _page(width, top + len(lines) * step + 12, parts)
 
 

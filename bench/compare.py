@@ -154,7 +154,8 @@ def write(found: dict[str, list[Result]], events: int, rounds: int) -> None:
         if s.name in found
     ]
     chart.save(
-        report.DOCS / "benchmarks.svg", chart.bars("events/s, from when the events are there to the last score", bars)
+        report.DOCS / "benchmarks.svg",
+        chart.bars("events/s from when the events are there to the last score; state after a kill", bars),
     )
     said = (
         f"{events:,} events ({min(events, SLOW_EVENTS):,} for Faust), {rounds} rounds, medians (lowest-highest), "

@@ -68,6 +68,6 @@ SYSTEMS = [
         "faust", "Faust 0.15 as its guide writes it", "may count twice, may lose", "faust_job.py", slow=True,
         sees_open=True,
     ),
-    System("aiokafka", "a bare aiokafka loop, blocks", "none", "aiokafka_loop.py"),
-    System("librdkafka", "a bare librdkafka loop, blocks, one Python thread", "none", "librdkafka_loop.py"),
+    System("aiokafka", "a bare aiokafka loop", "none", "aiokafka_loop.py"),
+    System("librdkafka", "a bare librdkafka loop, one Python thread", "none", "librdkafka_loop.py"),
 ]  # fmt: skip

@@ -6,7 +6,7 @@ import hashlib
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,21 +32,21 @@ class Environment:
 
 def environment() -> Environment:
     """Makes what is missing; the first time takes a minute or two."""
-    _once(HOME / "python", [REQUIREMENTS], _make_python)
-    _once(HOME / "jars", [STREAMS / "pom.xml"], _copy_jars)
-    _once(HOME / "classes", [STREAMS / "pom.xml", *sorted(STREAMS.rglob("*.java"))], _compile)
+    once(HOME / "python", [REQUIREMENTS], _make_python)
+    once(HOME / "jars", [STREAMS / "pom.xml"], _copy_jars)
+    once(HOME / "classes", [STREAMS / "pom.xml", *sorted(STREAMS.rglob("*.java"))], _compile)
     return Environment(HOME / "python" / "bin" / "python", java(), f"{HOME / 'jars'}/*:{HOME / 'classes'}")
 
 
-def _once(folder: Path, sources: Sequence[Path], make: object) -> None:
-    """Makes a folder anew unless it was made of these very files."""
+def once(folder: Path, sources: Sequence[Path], make: Callable[[Path], None]) -> None:
+    """Makes a folder anew unless it was made, to the end, of these very files."""
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
     marker = folder / ".made-of"
     if marker.is_file() and marker.read_text() == digest:
         return
-    print(f"bench: making {folder.relative_to(PROJECT)}", file=sys.stderr)
+    print(f"bench: making {folder}", file=sys.stderr)
     shutil.rmtree(folder, ignore_errors=True)
-    make(folder)  # type: ignore[operator]
+    make(folder)
     marker.write_text(digest)
 
 

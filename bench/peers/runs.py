@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import polars as pl
+import redis
 from kafka.admin import KafkaAdminClient, NewTopic
 
 from batch import topics
@@ -55,7 +56,7 @@ class Runs:
         topics.make(self._plan, settings(), partitions)
         publish(self._plan, self._bundle)
         names = names_of(self._plan)
-        start = partial(workers, self._plan.name)
+        start = partial(worker_and_redis, self._plan.name)
         way = names.feed(self._plan.scored.name), names.scores
         return course.run(settings().kafka, way, table, start, warm=warm, timeout_s=timeout_s)
 
@@ -68,6 +69,14 @@ class Runs:
         admin.create_topics([NewTopic(t, partitions, 1, topic_configs=BROKER_TIME) for t in (place.source, place.out)])
         admin.close()
         return place
+
+
+@contextmanager
+def worker_and_redis(usecase: str) -> Iterator[list[int]]:
+    """A worker; Redis holds its state, so what Redis does is part of its cost."""
+    server = redis.Redis.from_url(settings().redis_url).info("server")
+    with workers(usecase) as started:
+        yield [*started, int(server["process_id"])]
 
 
 @contextmanager

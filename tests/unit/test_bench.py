@@ -19,6 +19,7 @@ from bench.compare import RISKFLOW, table
 from bench.course import Result
 from bench.events import payments
 from bench.peers import job, windows
+from bench.peers.environment import once
 from bench.scale import AXES, Measured, sentence
 from riskflow.plan import Plan
 from riskflow.settings import settings
@@ -93,14 +94,15 @@ def test_riskflows_use_case_gives_the_same(history: pl.DataFrame, own_usecases: 
 
 
 @pytest.mark.parametrize("observe", ["plain", "loops"])
-def test_a_late_event_counts_in_its_own_time(observe: str) -> None:
-    now = 20_000 * DAY
-    at_ms, amount = [now, now - 2 * HOUR, now, now - 2 * HOUR], [1.0, 10.0, 100.0, 1000.0]
+def test_a_late_event_counts_in_its_own_time_and_leaves_newer_ones_alone(observe: str) -> None:
+    now, late = 20_000 * DAY, 20_000 * DAY - 13 * TILES_OF_WINDOWS[HOUR]  # its tile has the newer one's place in a ring
+    at_ms, amount = [now, late, now, late], [1.0, 10.0, 100.0, 1000.0]
     if observe == "plain":
         state: dict[str, Any] = {}
         rows = [job.observe(state, *event) for event in zip(at_ms, amount, strict=True)]
     else:
         rows = windows.Windows().observe(["a"] * 4, np.array(at_ms), np.array(amount)).tolist()
+    assert rows[2][:2] == [1, 1]  # of the hour
     assert [row[2:4] for row in rows] == [[0, 0], [0, 0], [2, 11], [1, 10]]  # of the day
 
 
@@ -142,6 +144,34 @@ def test_events_are_the_same_each_time_and_their_ids_are_unique() -> None:
     assert payments(1000).equals(payments(1000))
     assert payments(1000)["event_id"].n_unique() == 1000
     assert payments(1000)["occurred_at"].is_sorted()
+
+
+def test_the_others_environment_is_made_once_and_again_when_what_it_is_made_of_changes(tmp_path: Path) -> None:
+    source, folder = tmp_path / "requirements.txt", tmp_path / "python"
+    source.write_text("a==1")
+    made: list[Path] = []
+
+    def make(where: Path) -> None:
+        made.append(where)
+        where.mkdir()
+
+    for _ in range(2):
+        once(folder, [source], make)
+    assert made == [folder]
+    source.write_text("a==2")
+    once(folder, [source], make)
+    assert made == [folder, folder]
+
+
+def test_what_was_not_made_to_the_end_is_made_again(tmp_path: Path) -> None:
+    def fail(where: Path) -> None:
+        where.mkdir()
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        once(tmp_path / "jars", [], fail)
+    once(tmp_path / "jars", [], Path.mkdir)
+    once(tmp_path / "jars", [], fail)
 
 
 # ---- what is made of a run -------------------------------------------------------------------------------------------

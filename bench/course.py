@@ -64,7 +64,7 @@ def run(
             if not sees_open:
                 backlog.hold(table[warm:])
             if not output.settled(warm, READY_S, meter.alive):
-                raise NotReady(f"the first {warm} events were not scored within {READY_S:.0f} s")
+                raise NotReady(f"the first {warm} events were not scored within {READY_S:.0f} s, or the system ended")
             since_ms = 0.0 if sees_open else backlog.release()
             output.settled(len(table), timeout_s, meter.alive)
             came = output.read(len(table), timeout_s)

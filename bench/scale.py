@@ -31,6 +31,7 @@ from bench.prepare import TRAINING_EVENTS, environment, fitted, names_of, publis
 from bench.stream import workers
 from cli.common import load_plan
 from riskflow.columns import Text, partition_of
+from riskflow.errors import NotReady
 from riskflow.plan import Plan
 from riskflow.settings import settings
 
@@ -136,7 +137,7 @@ def _records(plan: Plan, point: Point) -> list[bytes]:
 
 
 def scale(axes: Sequence[Axis], full: bool, events: int) -> dict[str, list[tuple[int, Measured]]]:
-    """All points, one after another, on one broker and one Redis."""
+    """All points, one after another, on one broker and one Redis. One that fails is told and left out."""
     found: dict[str, list[tuple[int, Measured]]] = {}
     with services() as home:
         folder = home / "usecases"
@@ -145,7 +146,11 @@ def scale(axes: Sequence[Axis], full: bool, events: int) -> dict[str, list[tuple
         environment(RISKFLOW_USECASES=str(folder))
         for axis in axes:
             for value in axis.chosen(full):
-                measured = measure(axis.point(value), events, f"{axis.what}-{value}")
+                try:
+                    measured = measure(axis.point(value), events, f"{axis.what}-{value}")
+                except NotReady as error:
+                    print(json.dumps({"axis": axis.what, "value": value, "failed": str(error)}), flush=True)
+                    continue
                 print(json.dumps({"axis": axis.what, "value": value, **asdict(measured)}), flush=True)
                 found.setdefault(axis.what, []).append((value, measured))
     return found

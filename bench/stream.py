@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from subprocess import Popen
 
 from bench import course
 from bench.course import Result
 from bench.events import payments
 from bench.prepare import prepared
-from riskflow.settings import settings
-from stream import supervise
+from riskflow.settings import PROJECT, settings
 
 STOP_S = 30.0
 WARM = 10_000
@@ -24,9 +25,10 @@ WARM = 10_000
 
 @contextmanager
 def workers(usecase: str, count: int = 1) -> Iterator[list[int]]:
-    """Worker processes of a use case, ended with the block."""
+    """Workers as a user runs them, ended with the block; one that leaves while partitions move is started again."""
+    command = [sys.executable, "-m", "cli.main", "worker", usecase, "--slot"]
     with (settings().home / "worker.log").open("ab") as log:
-        started = [supervise.start(usecase, slot, stderr=log) for slot in range(count)]
+        started = [Popen([*command, str(slot)], cwd=PROJECT, stdout=log, stderr=log) for slot in range(count)]
         try:
             yield [worker.pid for worker in started]
         finally:

@@ -23,6 +23,7 @@ from batch.generations import FILES, Generations, Start
 from batch.history import history_columns
 from batch.importer import column_map, history
 from batch.local_chain import train_here
+from batch.publish import GatesFailed
 from batch.replay import Replayed, replay
 from batch.retrain import Run
 from batch.simulate import simulate
@@ -49,8 +50,8 @@ class Times:
     def of(self, step: str, work: Callable[[], Any]) -> Any:
         wall, cpu = time.perf_counter(), time.process_time()
         done = work()
-        self.wall_s[step] = round(time.perf_counter() - wall, 1)
-        self.cpu_s[step] = round(time.process_time() - cpu, 1)
+        self.wall_s[step] = round(time.perf_counter() - wall, 2)
+        self.cpu_s[step] = round(time.process_time() - cpu, 2)
         return done
 
 
@@ -74,7 +75,7 @@ def measure(plan: Plan, tables: dict[str, pl.DataFrame | None], train_days: int 
     replayed: Replayed = times.of("kernel", lambda: replay(plan, columns))
     into_lake(plan, columns, replayed)
     del replayed
-    published = retrain(plan, train_days, times)
+    outcome = retrain(plan, train_days, times)
     rows = n_rows(columns)
     events = len(tables["events"]) if tables["events"] is not None else 0
     return {
@@ -85,7 +86,7 @@ def measure(plan: Plan, tables: dict[str, pl.DataFrame | None], train_days: int 
         "retrain_s": round(sum(times.wall_s[s] for s in STEPS), 1),
         "wall_s": times.wall_s,
         "cpu_s": times.cpu_s,
-        "average_precision": published["metrics"].get("average_precision"),
+        "outcome": outcome,
     }
 
 
@@ -98,8 +99,8 @@ def into_lake(plan: Plan, columns: Columns, replayed: Replayed) -> None:
     generations.write(Start(1, FILES, layout=plan.layout_fingerprint), replayed.records, None, columns)
 
 
-def retrain(plan: Plan, train_days: int | None, times: Times) -> dict[str, Any]:
-    """From the lake to a published bundle."""
+def retrain(plan: Plan, train_days: int | None, times: Times) -> str:
+    """From the lake to a published bundle, or to a refusal: a gate may not like somebody else's history."""
     make_keys(settings().keys_folder)
     run = Run.of(plan, settings(), "bench")
     if train_days:
@@ -114,7 +115,11 @@ def retrain(plan: Plan, train_days: int | None, times: Times) -> dict[str, Any]:
             times.wall_s[step] = round(now[0] - began[step][0], 1)
             times.cpu_s[step] = round(now[1] - began[step][1], 1)
 
-    return train_here(run, tell, who="bench", why="to measure")
+    try:
+        published = train_here(run, tell, who="bench", why="to measure")
+    except GatesFailed as refusal:
+        return str(refusal)
+    return f"{published['candidate']} is published as version {published['version']}"
 
 
 def main() -> None:

@@ -1,16 +1,17 @@
 # One command for each wish. `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo test unit chaos cluster bench lint format up down status doctor clean
+.PHONY: help setup lock demo test unit chaos cluster bench bench-peers bench-scale bench-replay lint format up down status doctor clean
 
 BIN := .venv/bin
 COMPILE = pip compile pyproject.toml --override requirements/overrides.txt --universal --generate-hashes --no-header --quiet
+COMPILE_PEERS = pip compile --universal --python-version 3.11 --generate-hashes --no-header --quiet
 ENVIRONMENT := .venv/.installed
 JARS := .riskflow/kafka-libs/.installed
 MIX = --zombies 1 --rescales 1 --broker-kills 1 --redis-kills 1 --redis-lost-second 2 --failovers 1 --stalls 3 --disk-full 1 \
 	--swaps 5 --publish-kills 1 --publish-races 1 --sigterms 1 --clock-steps 1 --start-bursts 1
 
 help: ## what can be done here
-	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' Makefile | while IFS="$$(printf '\t')" read -r name what; do printf '  make %-8s %s\n' "$$name" "$$what"; done
+	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' Makefile | while IFS="$$(printf '\t')" read -r name what; do printf '  make %-12s %s\n' "$$name" "$$what"; done
 
 setup: $(ENVIRONMENT) $(JARS) ## uv, .venv and Kafka's jars, all inside this folder; costs nothing the second time
 
@@ -20,10 +21,11 @@ $(ENVIRONMENT): requirements/all.txt pyproject.toml ops/setup.sh
 $(JARS): ops/jars/pom.xml ops/setup.sh
 	@ops/setup.sh jars
 
-lock: ## resolve the dependencies again into requirements/all.txt and requirements/stream.txt
+lock: ## resolve the dependencies again: requirements/all.txt and stream.txt, bench/peers/requirements.txt
 	@uv=$$(ops/setup.sh uv) && \
 	$$uv $(COMPILE) --group airflow --group dev -o requirements/all.txt && \
-	$$uv $(COMPILE) -o requirements/stream.txt
+	$$uv $(COMPILE) -o requirements/stream.txt && \
+	$$uv $(COMPILE_PEERS) bench/peers/requirements.in -o bench/peers/requirements.txt
 
 demo: setup ## the whole platform on one screen: history, model, live scores, retraining (ARGS="--json")
 	@$(BIN)/riskflow demo $(ARGS)
@@ -45,6 +47,15 @@ cluster: setup ## the stream on a Redis Cluster of three masters, with kills
 bench: setup ## how fast the kernel and one worker are on this machine
 	@$(BIN)/python -m bench.kernel
 	@$(BIN)/python -m bench.stream $(ARGS)
+
+bench-peers: setup ## the same job on Kafka Streams, Bytewax, Quix, Faust and bare loops: docs/benchmarks.md (25 minutes)
+	@$(BIN)/python -m bench.compare --write $(ARGS)
+
+bench-scale: setup ## how cost grows with workers, partitions, entities, features, trees, state: docs/benchmarks.md
+	@$(BIN)/python -m bench.scale --full --write $(ARGS)
+
+bench-replay: setup ## history through the kernel, and a retraining on 1.5 M transactions
+	@$(BIN)/python -m bench.replay $(ARGS)
 
 lint: setup ## ruff and mypy
 	@$(BIN)/ruff check .
@@ -69,4 +80,4 @@ doctor: setup ## what is missing, and the command that repairs it
 
 clean: ## remove everything that setup and the services made (not .riskflow/keys or the lake)
 	@-[ ! -x $(BIN)/riskflow ] || $(BIN)/riskflow down
-	@rm -rf .venv .uv .riskflow/kafka-libs .pytest_cache .mypy_cache .ruff_cache
+	@rm -rf .venv .uv .riskflow/kafka-libs .riskflow/peers .pytest_cache .mypy_cache .ruff_cache

@@ -10,7 +10,10 @@ import time
 from collections.abc import Iterator
 from itertools import islice
 
-from batch.produce import Outgoing, as_json
+import msgspec
+import polars as pl
+
+from batch.produce import Outgoing
 from batch.simulate import simulate
 
 DAY_MS = 86_400_000
@@ -18,15 +21,20 @@ PAYMENTS_A_DAY = 1.8  # of a customer, a little less than the simulated ones mak
 SEED = 7
 
 
-def payments(topic: str, count: int, customers: int, terminals: int) -> Iterator[Outgoing]:
-    """`count` payments in the order of their times, due at once; the key is the event's id, as that of its score."""
+def simulated(count: int, customers: int, terminals: int) -> pl.DataFrame:
+    """`count` payments in the order of their times, as columns of a message."""
     days = int(count / (PAYMENTS_A_DAY * customers)) + 2
     begin_ms = int(time.time() * 1000) - (days + 1) * DAY_MS
     events = simulate(SEED, begin_ms, days=days, customers=customers, terminals=terminals).events
     if len(events) < count:
         raise ValueError(f"{len(events)} payments in {days} days of {customers} customers, {count} were asked for")
-    for row in events.head(count).iter_rows(named=True):
-        yield Outgoing(topic, row["event_id"].encode(), as_json(row), None)
+    return events.head(count).rename({"occurred_at_ms": "occurred_at"})
+
+
+def payments(topic: str, count: int, customers: int, terminals: int) -> Iterator[Outgoing]:
+    """They as messages, due at once; the key is the event's id, as that of its score."""
+    for row in simulated(count, customers, terminals).iter_rows(named=True):
+        yield Outgoing(topic, row["event_id"].encode(), msgspec.json.encode(row), None)
 
 
 def paced(messages: Iterator[Outgoing], rate: int, seconds: float) -> list[Outgoing]:

@@ -1,4 +1,4 @@
-"""How many events a second one worker scores: a topic filled beforehand, clocked by the broker's timestamps of scores.
+"""How many events a second the workers score, from the moment when the events are there: see bench/course.py.
 
 Run it with `python -m bench.stream --events 300000`; it starts a Kafka and a Redis of its own.
 """
@@ -7,56 +7,53 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
-from typing import Any
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from subprocess import Popen
 
-import numpy as np
-import psutil
-from kafka import KafkaConsumer, TopicPartition
-
-from batch.produce import send
-from bench.load import payments
+from bench import course
+from bench.course import Result
+from bench.events import payments
+from bench.load import simulated
 from bench.prepare import prepared
-from riskflow.settings import settings
-from stream import supervise
+from riskflow.settings import PROJECT, settings
+
+STOP_S = 30.0
+WARM = 10_000
 
 
-def clock(bootstrap: str, topic: str, events: int, timeout_s: float) -> dict[str, Any]:
-    """Waits for all scores; events/s between the broker's timestamps of the first and the last score."""
-    consumer = KafkaConsumer(bootstrap_servers=bootstrap)
-    tps = [TopicPartition(topic, p) for p in sorted(consumer.partitions_for_topic(topic))]
-    consumer.assign(tps)
-    consumer.seek_to_beginning(*tps)
-    stamps: list[int] = []
-    deadline = time.monotonic() + timeout_s
-    while len(stamps) < events and time.monotonic() < deadline:
-        for records in consumer.poll(500, max_records=50_000).values():
-            stamps += [r.timestamp for r in records]
-    consumer.close()
-    times = np.sort(np.array(stamps))
-    half = len(times) // 2
-    return {
-        "scores": len(times),
-        "events_per_s": round(len(times) / max(1e-3, (times[-1] - times[0]) / 1000)),
-        "second_half_per_s": round((len(times) - half) / max(1e-3, (times[-1] - times[half]) / 1000)),
-    }
-
-
-def measure(usecase: str, events: int, customers: int, terminals: int, partitions: int) -> dict[str, Any]:
-    """Fills the topic, starts one worker, waits for every score."""
-    with prepared(usecase, partitions) as names:
-        conf = settings()
-        send(payments(names.feed("events"), events, customers, terminals), conf.kafka)
-        with (conf.home / "worker.log").open("ab") as log:
-            worker = supervise.start(usecase, 0, stderr=log)
+@contextmanager
+def workers(usecase: str, count: int = 1) -> Iterator[list[int]]:
+    """Workers as a user runs them, ended with the block; one that leaves while partitions move is started again."""
+    command = [sys.executable, "-m", "cli.main", "worker", usecase, "--slot"]
+    with (settings().home / "worker.log").open("ab") as log:
+        started = [Popen([*command, str(slot)], cwd=PROJECT, stdout=log, stderr=log) for slot in range(count)]
         try:
-            result = clock(conf.kafka, names.scores, events, timeout_s=300)
-            used = psutil.Process(worker.pid).cpu_times()
-            result["worker_cpu_us_per_event"] = round((used.user + used.system) * 1e6 / events, 1)
+            yield [worker.pid for worker in started]
         finally:
-            worker.terminate()
-            worker.wait(30)
-        return result
+            for worker in started:
+                worker.terminate()
+            for worker in started:
+                worker.wait(STOP_S)
+
+
+def measure(usecase: str, events: int, customers: int, terminals: int, partitions: int, count: int) -> Result:
+    """Starts everything, runs the course once."""
+    with prepared(usecase, partitions) as names:
+        made = simulated if usecase == "card_fraud" else payments
+        table = made(events, customers, terminals)
+        topics = names.feed("events"), names.scores
+        found, _ = course.run(
+            settings().kafka,
+            topics,
+            table,
+            lambda: workers(usecase, count),
+            warm=min(WARM, events // 10),
+            timeout_s=300,
+        )
+        return found
 
 
 def main() -> None:
@@ -65,9 +62,11 @@ def main() -> None:
     parser.add_argument("--customers", type=int, default=5_000)
     parser.add_argument("--terminals", type=int, default=10_000)
     parser.add_argument("--partitions", type=int, default=8)
-    parser.add_argument("--usecase", default="card_fraud")
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--usecase", default="card_fraud", help="one of the project's, or peers_job")
     args = parser.parse_args()
-    print(json.dumps(measure(args.usecase, args.events, args.customers, args.terminals, args.partitions)))
+    found = measure(args.usecase, args.events, args.customers, args.terminals, args.partitions, args.workers)
+    print(json.dumps(asdict(found)))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ WINDOWS = np.array([[HOUR, 0], [DAY, 1], [7 * DAY, 1], [30 * DAY, 2]])  # length
 CELLS = 213
 
 
-@numba.njit(cache=True)
+@numba.njit
 def observe(slots, at_ms, amount, number, count, total, known):
     """As job.observe, for many events in order; a late event never takes the place of a newer tile."""
     for i in range(len(slots)):

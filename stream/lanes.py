@@ -33,6 +33,7 @@ from stream.transport import Consumer, Fetch
 log = structlog.get_logger(__name__)
 PASS_BYTES = 4 * 1024 * 1024  # of all lanes of a pass; what one more batch brings comes on top
 PASSES = 2  # of a stage at the same time: one computes while the other waits for Kafka and Redis
+MUCH_BYTES = 256 * 1024
 FINISH_S = 10.0
 STILL_SAME_S = 5.0  # between two looks at what nothing comes from
 
@@ -92,7 +93,7 @@ class Lanes:
                 lane.busy = True
                 self._background(self._pass(stage, [lane]))
         together = sorted((lane for lane in ready if not lane.alone), key=lambda lane: lane.served)
-        while together and self._passes[topic] < PASSES:
+        while together and self._may_begin(topic, together):
             bytes_before = accumulate((lane.bytes_ready for lane in together), initial=0)
             lanes = [lane for lane, before in zip(together, bytes_before, strict=False) if before < PASS_BYTES]
             together = together[len(lanes) :]
@@ -100,6 +101,11 @@ class Lanes:
             for lane in lanes:
                 lane.busy = True
             self._background(self._together(stage, lanes))
+
+    def _may_begin(self, topic: str, lanes: list[Lane]) -> bool:
+        """A second pass beside the first one only where much waits; what comes one by one is taken together."""
+        running = self._passes[topic]
+        return running == 0 or (running < PASSES and sum(lane.bytes_ready for lane in lanes) >= MUCH_BYTES)
 
     async def _together(self, stage: StageApply, lanes: list[Lane]) -> None:
         await self._pass(stage, lanes)

@@ -18,7 +18,7 @@ from stream.cluster import TopicIds
 from stream.fetcher import Span
 from stream.head import Head
 from stream.lane import BATCH_BYTES, LANE_RECORDS, Lane
-from stream.lanes import Lanes
+from stream.lanes import MUCH_BYTES, Lanes
 from tests.model.store import Client, Store, Version
 
 
@@ -264,22 +264,35 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-def test_what_waits_is_taken_together_and_two_passes_run_beside_each_other() -> None:
+def test_what_comes_meanwhile_is_taken_together_by_the_next_pass() -> None:
     async def story() -> None:
         stage = Slow()
         lanes = lanes_of(stage, 4)
         for p in (0, 1):
             give(lanes, p, 0)
         await settle()
-        give(lanes, 2, 0)
-        await settle()
-        give(lanes, 3, 0)
-        give(lanes, 0, 1)
-        await settle()
-        assert stage.passes == [[0, 1], [2]]
+        for p, offset in ((2, 0), (0, 1), (3, 0)):
+            give(lanes, p, offset)
+            await settle()
+        assert stage.passes == [[0, 1]]
         stage.ending[0].set()
         await settle()
-        assert stage.passes == [[0, 1], [2], [3, 0]]  # 3 has waited longer
+        assert stage.passes == [[0, 1], [2, 3, 0]]  # 2 and 3 have waited longer
+
+    asyncio.run(story())
+
+
+def test_where_much_waits_two_passes_run_beside_each_other() -> None:
+    async def story() -> None:
+        stage = Slow()
+        lanes = lanes_of(stage, 4)
+        for p in range(4):
+            give(lanes, p, 0, size=MUCH_BYTES)
+            await settle()
+        assert stage.passes == [[0], [1]]
+        stage.ending[1].set()
+        await settle()
+        assert stage.passes == [[0], [1], [2, 3]]
 
     asyncio.run(story())
 

@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 
 from riskflow.columns import Columns, Text
-from riskflow.declare import CATEGORY, FLAG, NUMBER, TEXT, Entity, Feed, FieldType
+from riskflow.declare import CATEGORY, FLAG, TEXT, Entity, Feed, FieldType
 from riskflow.errors import EventRejected
 from riskflow.evaluate import ID, KIND, TIME, empty_field
 from riskflow.plan import Plan
@@ -52,7 +52,6 @@ class Decoder:
         self.scored = feed is plan.scored
         self.types = feed.types
         self._hash_key = hash_key
-        self._numbers = [name for name, kind in self.types.items() if kind.kind == NUMBER]
         self._decode = msgspec.json.Decoder(self._struct()).decode
 
     def message(self, value: bytes | None, broker_ms: int) -> Any:
@@ -124,10 +123,6 @@ class Decoder:
             value = getattr(message, entity.field)
             if type(value) is not str or entity.hashed:
                 setattr(message, entity.field, self.entity(value, entity))
-        for name in self._numbers:
-            value = getattr(message, name)
-            if value is not None and not math.isfinite(value):
-                raise EventRejected("not_finite", "the number is too large for a double", f"$.{name}")
         if self.feed.currency:
             self._convert(message)
         row_id = getattr(message, self.feed.id)

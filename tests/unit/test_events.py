@@ -141,3 +141,10 @@ def test_columns_hold_every_declared_field_with_one_row_each() -> None:
     assert set(PLAN.fields) <= set(columns)
     assert {len(c) for c in columns.values()} == {5}
     assert columns["_kind"].dtype == np.int8  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("number", ["1e999", "-1e999", "1" + "0" * 400, "1.7976931348623159e308"])
+def test_a_number_too_large_for_a_double_is_rejected(number: str) -> None:
+    with pytest.raises(EventRejected) as rejected:
+        EVENTS.message(event().replace(b"12.5", number.encode()), NOW_MS)
+    assert rejected.value.kind == "out_of_range"

@@ -54,8 +54,8 @@ class Broker:
             listener(self.cluster)
 
     async def send(self, _node: int, request: Any) -> Answer:
-        await asyncio.sleep(0)
         self.asked += 1
+        await asyncio.sleep(0.005)
         fields = asked(request)
         assert request.build(FetchStruct).API_VERSION == 11
         if self.answers_lost:
@@ -170,7 +170,7 @@ def test_after_a_seek_an_answer_to_the_old_position_is_dropped() -> None:
 
     async def story(fetcher: Fetcher, reader: Reader) -> None:
         await fetcher.read({ONE: 3})
-        await asyncio.sleep(0)
+        await until(lambda: broker.asked == 1)
         fetcher.seek(ONE, 0)  # the first request is on its way
         await until(lambda: len(reader.got.get(ONE, [])) >= 6)
 

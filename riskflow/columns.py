@@ -44,7 +44,8 @@ class Text:
         values = list(values)
         offsets = np.zeros(len(values) + 1, np.int64)
         np.cumsum(np.fromiter(map(len, values), np.int64, len(values)), out=offsets[1:])
-        return cls(np.frombuffer(b"".join(values), np.uint8), offsets)
+        # Writable, like texts from a block or from `take`: for read-only bytes every loop would be compiled once more.
+        return cls(np.frombuffer(bytearray().join(values), np.uint8), offsets)
 
     @classmethod
     def of_strings(cls, values: Iterable[str | None]) -> Text:

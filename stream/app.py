@@ -12,6 +12,7 @@ from typing import Any
 
 import faust
 import structlog
+from faust.tables import TableManager
 from prometheus_client import start_http_server
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -50,6 +51,7 @@ class Worker:
         self.names = Names(plan.name, generation(conf, plan.name), conf.topic_prefix)
         self.worker = f"{socket.gethostname()}/{slot}"
         self.app = make_faust(self.names, conf, slot)
+        self.topic_ids = TopicIds(conf.kafka)
         self.lanes = Lanes(self.names, plan.layout_fingerprint, self.redis, self.describe, conf.batch_rows, self.failed)
         self.swap = Swap(plan, AsyncRegistry(self.redis, self.names, conf.keys_folder), conf.poll_s)
         self._make_agents()
@@ -61,7 +63,7 @@ class Worker:
         return [*feeds, *entities, self.names.scores, self.names.rows, self.names.rejected]
 
     async def describe(self) -> dict[str, TopicInfo]:
-        return await describe(self.conf.kafka, self.topics(), f"riskflow topics {self.plan.name}")
+        return await describe(self.topic_ids, self.topics(), f"riskflow topics {self.plan.name}")
 
     def failed(self, error: BaseException) -> None:
         """Anything unexpected ends the process without a commit; a supervisor starts it again from the heads."""
@@ -75,7 +77,6 @@ class Worker:
         for name in reads:
             topic = self.app.topic(name, key_serializer="raw", value_serializer="raw")
             self.app.agent(topic, name=f"stage.{name}", concurrency=1)(self._agent)
-        self.app.task(self._prepare)
         self.app.on_before_shutdown.connect(self._stopping, weak=False)
 
     async def _stopping(self, *_: Any, **__: Any) -> None:
@@ -97,16 +98,16 @@ class Worker:
                     self.failed(error)
                 raise
 
-    async def _prepare(self) -> None:
-        """Runs at start, while the consumer joins its group."""
+    def prepare(self) -> None:
+        """Begins at start what is done while the consumer joins its group: the bundle is loaded."""
         if self.conf.metrics_port:
             start_http_server(self.conf.metrics_port)
         self._watching = asyncio.get_running_loop().create_task(self.swap.watch())
-        self.lanes.watch(TopicIds(self.conf.kafka).of)
+        self.lanes.watch(self.topic_ids.of)
 
     async def connect(self) -> None:
         """Makes the stages, which need the numbers of partitions; called before the consumer is asked for positions."""
-        await check_newest(self.conf.kafka, self.names, self.plan.entities[0])
+        await check_newest(self.topic_ids, self.names, self.plan.entities[0])
         topics = await self.describe()
         plan, names, producer = self.plan, self.names, self.app.producer
         partitions = [topics[names.by(e)].partitions for e in plan.entities]
@@ -135,6 +136,10 @@ class App(faust.App):
 
     worker: Worker
 
+    async def on_start(self) -> None:
+        await super().on_start()
+        self.worker.prepare()
+
     def _new_consumer(self) -> Any:
         consumer: Any = super()._new_consumer()
         lanes = self.worker.lanes
@@ -150,6 +155,13 @@ class App(faust.App):
         consumer.claim, consumer.release = claim, lanes.release
         consumer.positions, consumer.failed = lanes.positions, self.worker.failed
         return consumer
+
+
+class NoTables(TableManager):  # type: ignore[misc]
+    """Faust's own waits a second at each start for tables to be declared; there are none."""
+
+    async def sleep(self, n: Any, **_: Any) -> None:
+        await asyncio.sleep(0)
 
 
 def make_faust(names: Names, conf: Settings, slot: int) -> App:
@@ -179,6 +191,7 @@ def make_faust(names: Names, conf: Settings, slot: int) -> App:
         topic_allow_declare=False,
         topic_disable_leader=True,
         web_enabled=False,
+        TableManager=NoTables,
     )
     app.transport = Transport(app.conf.broker, app)
     return app

@@ -11,6 +11,7 @@ from kafka.errors import TopicAlreadyExistsError
 
 from batch import topics as batch_topics
 from ops.local import Services
+from riskflow.names import Names
 from stream.cluster import TopicIds
 from tests import support
 from tests.integration.worker import Bench, bench, event
@@ -49,9 +50,18 @@ def test_a_feed_made_again_ends_a_worker_that_waits(
         assert "riskflow rebuild card_fraud" in stream.said()
 
 
-async def test_ids_are_asked_for_over_one_connection(services: Services) -> None:
-    ids = TopicIds(services.environment()["RISKFLOW_KAFKA"])
+async def test_what_is_told_over_one_connection_is_what_kafka_python_tells(services: Services) -> None:
+    bootstrap = services.environment()["RISKFLOW_KAFKA"]
+    plan, names = support.plan_of("card_fraud"), Names("card_fraud", prefix="told.")
+    with batch_topics.Cluster(bootstrap) as cluster:
+        cluster.make(batch_topics.wanted_topics(plan, names, 3), 1)
+        known = cluster.topics()
+    ids = TopicIds(bootstrap)
+    mine = sorted(t for t in known if t.startswith("told."))
     assert await ids.of(["nothing.of.this.name"]) == {}
-    admin = ids._admin
-    assert await ids.of(["nothing.of.this.name"]) == {}
-    assert ids._admin is admin is not None
+    client = ids._client
+    assert await ids.of([*mine, "nothing.of.this.name"]) == {t: known[t][0] for t in mine}
+    told = await ids.described(None)
+    assert {t: (told[t].topic_id, told[t].partitions) for t in mine} == {t: known[t] for t in mine}
+    assert ids._client is client is not None
+    await ids.close()

@@ -32,7 +32,6 @@ NEEDED = {
         "typing_extensions", "venusian", "yarl",
     },
     "compressed events": {"cramjam", "zstandard"},
-    "ids of topics, in stream/cluster.py": {"kafka"},
     "the kernel": {"llvmlite", "numba", "numpy", "scipy", "yaml"},
     "settings": {"annotated_types", "dotenv", "pydantic", "pydantic_core", "pydantic_settings", "typing_inspection"},
     "events, state, bundles, metrics, logs": {

@@ -43,8 +43,8 @@ LOST_S = 2.0  # Redis writes its file every second
 TRIES = 5
 
 HOLD = f"""
-local until = redis.call('HGET', KEYS[1], '{UNTIL}')
-if until then return until end
+local cut = redis.call('HGET', KEYS[1], '{UNTIL}')
+if cut then return cut end
 local now = redis.call('TIME')
 local held = now[1] * 1000 + math.floor(now[2] / 1000) + ARGV[1]
 redis.call('HSET', KEYS[1], '{HELD_UNTIL_MS}', string.format('%.0f', held))

@@ -13,13 +13,13 @@ from typing import Any
 
 from redis.exceptions import ConnectionError, NoScriptError
 
-from riskflow.state import LEFT_FOR
-from stream.head import CLAIM, COMMIT, LOAD, SHA
+from riskflow.state import BEHIND, HELD_UNTIL_MS, LEFT_FOR, UNTIL
+from stream.head import CLAIM, COMMIT, GATE, LOAD, SHA
 
 Hash = dict[bytes, bytes]
 Gate = Callable[[str], Awaitable[None]]
 SCRIPTS = {sha: script for script, sha in SHA.items()}
-WORDS = {CLAIM: "claim", LOAD: "load", COMMIT: "commit"}
+WORDS = {CLAIM: "claim", LOAD: "load", GATE: "load", COMMIT: "commit"}
 LOST_BEFORE, LOST_AFTER = "lost before it ran", "lost after it ran"
 
 
@@ -80,7 +80,8 @@ class Store:
         """One script, as Redis runs it: nothing comes between."""
         if sha not in self.scripts:
             raise NoScriptError("NOSCRIPT No matching script.")
-        return {CLAIM: self._claim, LOAD: self._load, COMMIT: self._commit}[SCRIPTS[sha]](keys, arguments, owner)
+        scripts = {CLAIM: self._claim, LOAD: self._load, GATE: self._look, COMMIT: self._commit}
+        return scripts[SCRIPTS[sha]](keys, arguments, owner)
 
     def _claim(self, keys: list[str], arguments: list[bytes], owner: object) -> Any:
         version = self.now(keys[0])
@@ -107,6 +108,16 @@ class Store:
             return refused
         assert version is not None
         return [1, *(version.records.get(f) for f in unpacked(fields))]
+
+    def _look(self, keys: list[str], arguments: list[bytes], owner: object) -> Any:
+        epoch, position = arguments
+        version = self.now(keys[0])
+        refused = self._refused(version, self.rules.load, epoch, position) if epoch else None
+        if refused:
+            return refused
+        head = version.head if version else {}
+        wait_ms = max(0, int(head.get(HELD_UNTIL_MS.encode(), b"0")) - self.clock_ms)
+        return [1, head.get(UNTIL.encode(), b""), wait_ms, head.get(BEHIND.encode(), b"")]
 
     def _commit(self, keys: list[str], arguments: list[bytes], owner: object) -> Any:
         epoch, position, head, pairs = arguments

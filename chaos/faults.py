@@ -356,7 +356,8 @@ def clock_step(stage: Stage) -> None:
 
 FAULTS: dict[str, Callable[[Stage], None]] = {
     "zombies": zombie, "rescales": rescale, "broker_kills": broker_kill, "redis_kills": redis_kill,
-    "redis_lost_second": redis_lost_second, "redis_emptied": redis_emptied, "besides": beside, "failovers": failover, "stalls": stall,
+    "redis_lost_second": redis_lost_second, "redis_emptied": redis_emptied, "besides": beside, "failovers": failover,
+    "stalls": stall,
     "disk_full": disk_full, "swaps": swap, "publish_kills": publish_kill, "publish_races": publish_race,
     "sigterms": sigterm, "clock_steps": clock_step, "start_bursts": start_burst,
 }  # fmt: skip

@@ -59,9 +59,9 @@ def chaos(
     faults = {
         "zombies": zombies, "rescales": rescales, "broker_kills": broker_kills, "redis_kills": redis_kills,
         "redis_lost_second": redis_lost_second, "redis_emptied": redis_emptied, "besides": besides,
-        "failovers": failovers,
-        "stalls": stalls, "disk_full": disk_full, "swaps": swaps, "publish_kills": publish_kills,
-        "publish_races": publish_races, "sigterms": sigterms, "clock_steps": clock_steps, "start_bursts": start_bursts,
+        "failovers": failovers, "stalls": stalls, "disk_full": disk_full, "swaps": swaps,
+        "publish_kills": publish_kills, "publish_races": publish_races, "sigterms": sigterms,
+        "clock_steps": clock_steps, "start_bursts": start_bursts,
     }  # fmt: skip
     wanted = {name: n for name, n in faults.items() if n}
     found = run(Options(usecase, events, kills, seed, per_s, partitions, entities, hot, wanted), _tell)

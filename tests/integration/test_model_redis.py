@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from redis.exceptions import NoScriptError
 
+from batch.switch import CUT, HOLD
 from riskflow.names import Names
 from riskflow.state import BEHIND, HELD_UNTIL_MS, LEFT_FOR, UNTIL, new_head
 from stream import head
@@ -138,6 +139,21 @@ def test_a_hold_ends_by_the_clock_of_redis(services: Any) -> None:
         both.begin(**{HELD_UNTIL_MS: (seconds + ahead_s) * 1000})
         _, answer = both.call(GATE, KEYS[:1], ["", ""])
         assert least_ms <= answer[2] <= most_ms
+
+
+def test_holds_and_cuts_are_those_of_redis(services: Any) -> None:
+    both = Both({})
+    for cut_before, held in ((True, True), (True, False), (False, True), (False, False)):
+        both.begin(**({UNTIL: 9} if cut_before else {}))
+        both.memory.clock_ms = int(both.redis.time()[0]) * 1000
+        if held:
+            assert both.memory.hold(KEYS[0], 5_000) == both.redis.eval(HOLD, 1, KEYS[0], 5_000)
+        assert both.memory.cut(KEYS[0], 7) == both.redis.eval(CUT, 1, KEYS[0], 7)
+        (memory, _), (real, _) = both.contents()
+        assert (
+            memory.get(UNTIL.encode()) == real.get(UNTIL.encode()) == (b"9" if cut_before else b"7" if held else None)
+        )
+        assert HELD_UNTIL_MS.encode() not in real
 
 
 def test_a_claim_takes_the_time_of_redis(services: Any) -> None:

@@ -1,7 +1,7 @@
 """Which messages are copies: a plain model of the last 32 ids of each entity, in the order of its logs.
 
-Each generation decides in the order of its own logs. One that was made beside another begins with what the other one had
-taken up to some offset of each feed, counts what comes behind it in an order of its own, and what it decides is
+Each generation decides in the order of its own logs. One that was made beside another begins with what the other one
+had taken up to some offset of each feed, counts what comes behind it in an order of its own, and what it decides is
 decisive from the cut on.
 """
 

@@ -136,6 +136,7 @@ def test_a_hold_ends_by_the_clock_of_redis(services: Any) -> None:
     both = Both({})
     seconds, _ = both.redis.time()
     for ahead_s, least_ms, most_ms in ((100, 90_000, 100_000), (-1, 0, 0)):
+        both.redis.delete(*KEYS)
         both.begin(**{HELD_UNTIL_MS: (seconds + ahead_s) * 1000})
         _, answer = both.call(GATE, KEYS[:1], ["", ""])
         assert least_ms <= answer[2] <= most_ms
@@ -144,6 +145,7 @@ def test_a_hold_ends_by_the_clock_of_redis(services: Any) -> None:
 def test_holds_and_cuts_are_those_of_redis(services: Any) -> None:
     both = Both({})
     for cut_before, held in ((True, True), (True, False), (False, True), (False, False)):
+        both.redis.delete(*KEYS)
         both.begin(**({UNTIL: 9} if cut_before else {}))
         both.memory.clock_ms = int(both.redis.time()[0]) * 1000
         if held:

@@ -12,7 +12,6 @@ is killed between the two is run again, which workers say until then.
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,9 +31,10 @@ from batch.handover import Heads, close, reopen
 from batch.heads import read_heads
 from batch.history import history_columns
 from batch.importer import read_table
-from batch.lake import as_columns, read_topic
+from batch.lake import as_columns
 from batch.parked import Parked, parked_messages, read_parked
 from batch.produce import producer
+from batch.refusals import refuse
 from batch.replay import Records, replay
 from batch.stopped import members, wait_until_stopped
 from batch.topics import Cluster, check_redis
@@ -43,15 +43,10 @@ from riskflow.columns import Columns, concat, n_rows, partition_of, take
 from riskflow.connect import connect
 from riskflow.declare import Feed
 from riskflow.errors import NotReady, RiskflowError
-from riskflow.evaluate import ID, KIND
 from riskflow.hashkey import read_hash_key
 from riskflow.names import Names
 from riskflow.plan import Plan
-from riskflow.record_batches import first_offset
 from riskflow.settings import Settings
-from riskflow.state import INTAKE_LOG, INTAKE_PARTITION, ROW_BITS
-
-REFUSED_BYTES = 900_000  # of a message that is refused; a record here can be no larger than 1 MiB
 
 
 @dataclass
@@ -211,7 +206,8 @@ class _Rebuild:
         pending = pending_rows(self.plan, rows, folded, n, parked)
         sent_on = self._send_on(rows, folded, pending)
         out = Rebuilt(self.new.generation, ARCHIVE, n, sent_on=sent_on)
-        out.rejected = self._reject(taken, rows, folded.conflicts, n)
+        conflicts = [row for row in folded.conflicts if row >= n]
+        out.rejected = refuse(self.plan, self.old, self.conf, taken, rows, conflicts)
         self._write(out, folded.records, taken, made_from=ARCHIVE, carried=carried_rows(self.plan, rows, folded, n))
         return out
 
@@ -297,39 +293,6 @@ class _Rebuild:
             client.close()
         return len(pending)
 
-    def _reject(self, taken: Taken, rows: Columns, conflicts: list[int], finished: int) -> int:
-        """What intake or the first stage would have refused and had not said yet."""
-        found = [
-            _refusal(
-                self.old, f, r.partition, first_offset(r), e.kind, e.detail, e.where, f.name,
-                (r.value or b"")[:REFUSED_BYTES],
-            )
-            for r, e, f in taken.rejected
-        ]  # fmt: skip
-        found += [self._conflict(rows, i) for i in conflicts if i >= finished]
-        said = read_topic(self.conf.lake_folder, self.old.rejected)
-        known = set(said["_key"].to_list()) if len(said) else set()
-        new = [f for f in found if f[0] not in known]
-        if new:
-            client = producer(self.conf.kafka)
-            for key, value, headers in new:
-                client.send(self.old.rejected, value, key, headers, 0)
-            client.flush()
-            client.close()
-        return len(new)
-
-    def _conflict(self, rows: Columns, row: int) -> tuple[bytes, bytes, list[tuple[str, bytes]]]:
-        feed = self.plan.usecase.feeds[int(np.asarray(rows[KIND])[row])]
-        partition, offset = (
-            int(np.asarray(rows[INTAKE_PARTITION])[row]),
-            int(np.asarray(rows[INTAKE_LOG])[row]) >> ROW_BITS,
-        )
-        ids: Any = rows[ID]
-        name = ids.take(np.array([row])).strings()[0]
-        value = json.dumps({"id": name, "feed": feed.name, "partition": partition, "offset": offset}).encode()
-        detail = f"id {name!r} was seen with other content"
-        return _refusal(self.old, feed, partition, offset, "id_conflict", detail, "$", self.plan.entities[0], value)
-
     def _write(
         self,
         out: Rebuilt,
@@ -365,18 +328,6 @@ class _Rebuild:
             feeds.setdefault(feed, {})[str(p)] = position
         before = self.old.generation if made_from == ARCHIVE else None
         return Start(self.new.generation, made_from, before, self.plan.layout_fingerprint, rows_from, feeds)
-
-
-def _refusal(
-    names: Names, feed: Feed, partition: int, offset: int, kind: str, detail: str, where: str, stage: str, value: bytes
-) -> tuple[bytes, bytes, list[tuple[str, bytes]]]:
-    """Key, value and headers of a record on `rejected`, as the stream writes them."""
-    said = {
-        "error-type": kind, "error-detail": detail, "error-where": where, "stage": stage,
-        "source-topic": names.feed(feed.name), "source-partition": str(partition), "source-offset": str(offset),
-    }  # fmt: skip
-    headers = [(k, v.encode(errors="replace")) for k, v in said.items()]
-    return f"{feed.name}:{partition}:{offset}".encode(), value, headers
 
 
 def _drop(store: Any, plan: Plan, old: Names) -> None:

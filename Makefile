@@ -8,7 +8,7 @@ COMPILE_PEERS = pip compile --universal --python-version 3.11 --generate-hashes 
 ENVIRONMENT := .venv/.installed
 JARS := .riskflow/kafka-libs/.installed
 MIX = --zombies 1 --rescales 1 --broker-kills 1 --redis-kills 1 --redis-lost-second 2 --failovers 1 --stalls 3 --disk-full 1 \
-	--swaps 5 --publish-kills 1 --publish-races 1 --sigterms 1 --clock-steps 1 --start-bursts 1
+	--swaps 5 --publish-kills 1 --publish-races 1 --besides 1 --sigterms 1 --clock-steps 1 --start-bursts 1
 
 help: ## what can be done here
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' Makefile | while IFS="$$(printf '\t')" read -r name what; do printf '  make %-12s %s\n' "$$name" "$$what"; done

@@ -86,6 +86,8 @@ def archive(plan: Plan, conf: Settings, only: list[str] | None = None) -> Archiv
     wanted = {t: f for t, f in kinds.items() if only is None or t in only}
     with _locked(conf.lake_folder, plan.name), Cluster(conf.kafka) as cluster:
         there = cluster.topics()
+        if only is None:
+            wanted |= {topic: kinds[names.rows] for topic in there if names.is_held(topic)}
         _check_topics(plan, conf.lake_folder, list(wanted), there)
         ranges = cluster.log_ranges({t: there[t][1] for t in wanted})
         topics = {

@@ -92,15 +92,22 @@ class Parity:
         }  # fmt: skip
 
 
-def parity(plan: Plan, conf: Settings, *, records: bool = False, since_ms: int | None = None) -> Parity:
-    """Compares the rows of the present generation in the lake (`batch.archive` brings it up to date).
+def parity(
+    plan: Plan,
+    conf: Settings,
+    *,
+    records: bool = False,
+    since_ms: int | None = None,
+    generation: int | None = None,
+) -> Parity:
+    """Compares the rows of a generation (the present one) in the lake, which `batch.archive` brings up to date.
 
     since_ms: only rows that the broker took from then on; all are folded. records: compare those in Redis, at rest.
     """
     started = time.monotonic()
     store = connect(conf.redis_url)
     generations = Generations(plan, Names(plan.name, prefix=conf.topic_prefix), conf.lake_folder)
-    names = generations.at(present_generation(store, generations))
+    names = generations.at(generation or present_generation(store, generations))
     with Cluster(conf.kafka) as cluster:
         there = {topic: n for topic, (_, n) in cluster.topics().items()}
         job = _Job(plan, conf, store, generations, names)
@@ -121,8 +128,7 @@ class _Job:
 
     def run(self, cluster: Cluster, there: dict[str, int], since_ms: int | None) -> Parity:
         self.passed = {f.name: self._positions(f.name, there) for f in self.plan.usecase.feeds}
-        topic = lake.read_topic(self.conf.lake_folder, self.names.rows)
-        frame = self.generations.frame(self.names.generation, topic)
+        frame, _ = self.generations.applied(self.names.generation)
         finished = lake.as_columns(self.plan, frame)
         parked = read_parked(self.generations, self.names.generation)
         rows = full(self.plan, finished)

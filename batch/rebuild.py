@@ -12,7 +12,6 @@ is killed between the two is run again, which workers say until then.
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,33 +22,31 @@ import polars as pl
 
 from batch import topics as batch_topics
 from batch.archive import archive
+from batch.begin import write_heads, write_records
+from batch.beside import check_none_beside
 from batch.carry import blocks, carried_rows, known_at_last, pending_rows
 from batch.fold import Folded, fold, stage_orders
 from batch.generations import ARCHIVE, FILES, Generations, Start, present_generation
 from batch.handover import Heads, close, reopen
+from batch.heads import read_heads
 from batch.history import history_columns
 from batch.importer import read_table
-from batch.lake import read_topic
+from batch.lake import as_columns
 from batch.parked import Parked, parked_messages, read_parked
 from batch.produce import producer
+from batch.refusals import refuse
 from batch.replay import Records, replay
 from batch.stopped import members, wait_until_stopped
 from batch.topics import Cluster, check_redis
 from batch.unfinished import HalfSent, Taken, full, on_logs
-from riskflow.columns import Columns, Text, concat, n_rows, partition_of, take
+from riskflow.columns import Columns, concat, n_rows, partition_of, take
 from riskflow.connect import connect
 from riskflow.declare import Feed
 from riskflow.errors import NotReady, RiskflowError
-from riskflow.evaluate import ID, KIND
 from riskflow.hashkey import read_hash_key
 from riskflow.names import Names
 from riskflow.plan import Plan
-from riskflow.record_batches import first_offset
 from riskflow.settings import Settings
-from riskflow.state import INTAKE_LOG, INTAKE_PARTITION, ROW_BITS, new_head
-
-FIELDS_A_COMMAND, COMMANDS_A_FLUSH = 500, 20
-REFUSED_BYTES = 900_000  # of a message that is refused; a record here can be no larger than 1 MiB
 
 
 @dataclass
@@ -86,6 +83,7 @@ def rebuild(
     started = time.monotonic()
     store = connect(conf.redis_url)
     check_redis(store, conf.redis_url)
+    check_none_beside(store, plan, conf)
     with Cluster(conf.kafka) as cluster:
         job = _Rebuild(plan, conf, store, cluster, partitions)
         job.check_stopped()
@@ -107,34 +105,17 @@ class _Rebuild:
         self.there = cluster.topics()
         present = present_generation(store, self.generations)
         self.old = self.generations.at(present)
-        self.new = self.generations.at(self._next(present))
+        self.new = self.generations.at(self.generations.unused(present, self.there))
         first = self.there.get(self.old.by(plan.entities[0]))
         self.partitions = partitions or (first[1] if first else conf.partitions)
         self.heads: dict[tuple[str, int], dict[str, str]] = {}
         self.rows_ends: dict[str, int] = {}
 
-    def _next(self, present: int) -> int:
-        """A number that nothing was ever written under; the present one where nothing exists at all."""
-        used = {
-            g for g in range(1, 1000) if any(self.generations.at(g).by(e) in self.there for e in self.plan.entities)
-        }
-        used |= set(self.generations.known())
-        return max([present, *used]) + 1 if used else present
-
-    def _read_heads(self) -> dict[tuple[str, int], dict[str, str]]:
-        stages = [(s, self.there[t][1]) for s, t, _ in batch_topics.stages(self.plan, self.old) if t in self.there]
-        wanted = [(stage, p) for stage, n in stages for p in range(n)]
-        pipe = self.store.pipeline(transaction=False)
-        for stage, p in wanted:
-            pipe.hgetall(self.old.head(stage, p))
-        found = zip(wanted, pipe.execute(), strict=True)
-        return {at: {k.decode(): v.decode() for k, v in head.items()} for at, head in found if head}
-
     # nobody else may write
 
     def check_stopped(self) -> None:
         wait_until_stopped(self.cluster, self.old)
-        self.heads = self._read_heads()
+        self.heads = read_heads(self.store, self.plan, self.old, self.there)
         self.rows_ends = self._rows_ends()
         self._check_same_kafka()
 
@@ -151,7 +132,8 @@ class _Rebuild:
 
     def _still_stopped(self) -> None:
         """Heads tell of workers that have claimed, the ends of `rows` of one that was paused and sends what it had."""
-        moved = self._read_heads() != self.heads or self._rows_ends() != self.rows_ends
+        heads = read_heads(self.store, self.plan, self.old, self.there)
+        moved = heads != self.heads or self._rows_ends() != self.rows_ends
         if moved or members(self.cluster, self.old.group):
             raise self._moved_on()
 
@@ -214,7 +196,7 @@ class _Rebuild:
         self._need_rows()
         archive(self.plan, self.conf)
         old = self.old.generation
-        finished = self.generations.rows(old)
+        finished = as_columns(self.plan, self.generations.applied(old)[0])
         parked = read_parked(self.generations, old)
         rows, taken = self._all_rows(finished, parked)
         n = n_rows(finished)
@@ -224,7 +206,8 @@ class _Rebuild:
         pending = pending_rows(self.plan, rows, folded, n, parked)
         sent_on = self._send_on(rows, folded, pending)
         out = Rebuilt(self.new.generation, ARCHIVE, n, sent_on=sent_on)
-        out.rejected = self._reject(taken, rows, folded.conflicts, n)
+        conflicts = [row for row in folded.conflicts if row >= n]
+        out.rejected = refuse(self.plan, self.old, self.conf, taken, rows, conflicts)
         self._write(out, folded.records, taken, made_from=ARCHIVE, carried=carried_rows(self.plan, rows, folded, n))
         return out
 
@@ -310,39 +293,6 @@ class _Rebuild:
             client.close()
         return len(pending)
 
-    def _reject(self, taken: Taken, rows: Columns, conflicts: list[int], finished: int) -> int:
-        """What intake or the first stage would have refused and had not said yet."""
-        found = [
-            _refusal(
-                self.old, f, r.partition, first_offset(r), e.kind, e.detail, e.where, f.name,
-                (r.value or b"")[:REFUSED_BYTES],
-            )
-            for r, e, f in taken.rejected
-        ]  # fmt: skip
-        found += [self._conflict(rows, i) for i in conflicts if i >= finished]
-        said = read_topic(self.conf.lake_folder, self.old.rejected)
-        known = set(said["_key"].to_list()) if len(said) else set()
-        new = [f for f in found if f[0] not in known]
-        if new:
-            client = producer(self.conf.kafka)
-            for key, value, headers in new:
-                client.send(self.old.rejected, value, key, headers, 0)
-            client.flush()
-            client.close()
-        return len(new)
-
-    def _conflict(self, rows: Columns, row: int) -> tuple[bytes, bytes, list[tuple[str, bytes]]]:
-        feed = self.plan.usecase.feeds[int(np.asarray(rows[KIND])[row])]
-        partition, offset = (
-            int(np.asarray(rows[INTAKE_PARTITION])[row]),
-            int(np.asarray(rows[INTAKE_LOG])[row]) >> ROW_BITS,
-        )
-        ids: Any = rows[ID]
-        name = ids.take(np.array([row])).strings()[0]
-        value = json.dumps({"id": name, "feed": feed.name, "partition": partition, "offset": offset}).encode()
-        detail = f"id {name!r} was seen with other content"
-        return _refusal(self.old, feed, partition, offset, "id_conflict", detail, "$", self.plan.entities[0], value)
-
     def _write(
         self,
         out: Rebuilt,
@@ -355,8 +305,8 @@ class _Rebuild:
     ) -> None:
         """Records, heads, the generation's beginning in the lake, and last the number."""
         self._still_stopped()
-        self._write_records(records)
-        self._write_heads(taken.positions)
+        write_records(self.store, self.new, records, self.partitions)
+        write_heads(self.store, self.plan, self.new, self.there, taken.positions)
         closed = self._close_old() if self.new != self.old else {}
         try:
             self.generations.write(self._start(taken, made_from), records, carried, history)
@@ -378,52 +328,6 @@ class _Rebuild:
             feeds.setdefault(feed, {})[str(p)] = position
         before = self.old.generation if made_from == ARCHIVE else None
         return Start(self.new.generation, made_from, before, self.plan.layout_fingerprint, rows_from, feeds)
-
-    def _write_records(self, records: dict[str, Records]) -> None:
-        for stage, found in records.items():
-            ids = list(found)
-            to = partition_of(Text.of(ids), self.partitions).tolist() if ids else []
-            by_key: dict[str, list[tuple[bytes, bytes]]] = {
-                self.new.records(stage, p): [] for p in range(self.partitions)
-            }
-            for name, partition in zip(ids, to, strict=True):
-                by_key[self.new.records(stage, partition)].append((b"e:" + name, found[name]))
-            write_hashes(self.store, by_key)
-
-    def _write_heads(self, positions: dict[tuple[str, int], int]) -> None:
-        layout = self.plan.layout_fingerprint
-        pipe = self.store.pipeline(transaction=False)
-        for stage, topic, internal in batch_topics.stages(self.plan, self.new):
-            topic_id, partitions = self.there[topic]
-            for p in range(partitions):
-                head = new_head(0 if internal else positions.get((stage, p), 0), topic_id, layout)
-                pipe.delete(self.new.head(stage, p))
-                pipe.hset(self.new.head(stage, p), mapping=head)
-        pipe.execute()
-
-
-def write_hashes(store: Any, hashes: dict[str, list[tuple[bytes, bytes]]]) -> None:
-    """Replaces hashes by these fields, many in one round trip."""
-    pipe = store.pipeline(transaction=False)
-    for key, pairs in hashes.items():
-        pipe.delete(key)
-        for first in range(0, len(pairs), FIELDS_A_COMMAND):
-            pipe.hset(key, mapping=dict(pairs[first : first + FIELDS_A_COMMAND]))
-            if len(pipe) >= COMMANDS_A_FLUSH:
-                pipe.execute()
-    pipe.execute()
-
-
-def _refusal(
-    names: Names, feed: Feed, partition: int, offset: int, kind: str, detail: str, where: str, stage: str, value: bytes
-) -> tuple[bytes, bytes, list[tuple[str, bytes]]]:
-    """Key, value and headers of a record on `rejected`, as the stream writes them."""
-    said = {
-        "error-type": kind, "error-detail": detail, "error-where": where, "stage": stage,
-        "source-topic": names.feed(feed.name), "source-partition": str(partition), "source-offset": str(offset),
-    }  # fmt: skip
-    headers = [(k, v.encode(errors="replace")) for k, v in said.items()]
-    return f"{feed.name}:{partition}:{offset}".encode(), value, headers
 
 
 def _drop(store: Any, plan: Plan, old: Names) -> None:

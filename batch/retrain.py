@@ -28,13 +28,14 @@ from batch.fold import fold, stage_orders
 from batch.generations import FILES, Generations, base
 from batch.history import history_columns
 from batch.judge import Gate, Judged, judge
+from batch.lake import as_columns
 from batch.pipeline import Pipeline
 from batch.publish import Published, champion_bundle, publish, read_verdict, write_verdict
 from batch.replay import replay
 from batch.train import Learner, Span, Trained
 from batch.training_set import TrainingSet, resolve_labels, scored_columns, training_set
 from riskflow.bundle import Bundle
-from riskflow.columns import Columns, concat, n_rows
+from riskflow.columns import Columns, concat, n_rows, take
 from riskflow.connect import connect
 from riskflow.errors import NotReady, RiskflowError
 from riskflow.evaluate import ID, KIND, TIME
@@ -218,10 +219,12 @@ def with_features(run: Run) -> Columns:
         history = generations.history(generation)
         if history is not None:
             parts.append(replay(run.plan, base(run.plan, history)).columns)
-        rows = base(run.plan, generations.rows(generation))
-        if n_rows(rows):
+        frame, scored = generations.applied(generation)
+        if scored:
+            rows = base(run.plan, as_columns(run.plan, frame))
             orders = stage_orders(run.plan, rows, n_rows(rows))
-            parts.append(fold(run.plan, rows, orders, generations.records(generation)).columns)
+            folded = fold(run.plan, rows, orders, generations.records(generation)).columns
+            parts.append(folded if scored == n_rows(rows) else take(folded, np.arange(scored)))
     return _nonempty(run, [_wanted(run.plan, part) for part in parts])
 
 

@@ -20,8 +20,8 @@ from typing import Any
 import redis
 
 from batch import topics
+from batch.begin import write_hashes
 from batch.history import history_columns
-from batch.rebuild import write_hashes
 from batch.replay import replay
 from bench import chart, course, report
 from bench.course import Result

@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from batch.archive import archive
+from batch.beside import make_beside
 from batch.parity import Parity, parity
 from batch.rebuild import rebuild
+from batch.switch import switch
 from chaos.fleet import RANDOM, Fleet, Stuck, wait_until
 from chaos.pacer import Pacer
 from chaos.platform import KAFKA, REDIS, Platform
@@ -27,7 +29,7 @@ from riskflow.settings import settings
 NAMED = ("after_decode", "after_load", "after_send", "after_commit", "during_swap", "while_joining", "while_moving")
 MOVES = ("while_joining", "while_moving")
 SESSION_S = 10.0
-FIRST, SECOND, THIRD = 0, 1, 2  # slots; the first one always works
+FIRST, SECOND, THIRD, BESIDE = 0, 1, 2, 3  # slots; the first one always works
 FAKETIME = [
     "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1",
     "/usr/lib/aarch64-linux-gnu/faketime/libfaketime.so.1",
@@ -242,6 +244,26 @@ def redis_emptied(stage: Stage) -> None:
     fleet.wait_scored(FIRST, "after a rebuild")
 
 
+def beside(stage: Stage) -> None:
+    """The next generation beside the present one, with other partitions; both are killed; then over to it."""
+    conf, fleet = settings(), stage.fleet
+    partitions = stage.partitions + 1 + stage.turn("beside", 3)
+    made = make_beside(stage.plan, conf, partitions)
+    fleet.add(BESIDE, {"RISKFLOW_BESIDE": "1"})
+    fleet.start(BESIDE)
+    time.sleep(stage.random.uniform(5.0, 9.0))
+    fleet.kill(BESIDE, "beside")
+    fleet.kill(FIRST)
+    done = switch(stage.plan, conf, tell=stage.tell)
+    fleet.kill(BESIDE)
+    stage.tell(f"  over to generation {done.generation} of {partitions} partitions; events waited {done.held_s:.2f} s "
+               f"and {done.waited_s:.2f} s")  # fmt: skip
+    fleet.stop(BESIDE)
+    fleet.wait_scored(FIRST, "in the new generation")
+    archive(stage.plan, conf)
+    stage.compared.append(parity(stage.plan, conf, generation=made.behind))
+
+
 def stall(stage: Stage) -> None:
     """The way to Kafka, then to Redis, stalls, slows down, is reset again and again: six turns."""
     n = stage.turn("stall", 6)
@@ -334,7 +356,8 @@ def clock_step(stage: Stage) -> None:
 
 FAULTS: dict[str, Callable[[Stage], None]] = {
     "zombies": zombie, "rescales": rescale, "broker_kills": broker_kill, "redis_kills": redis_kill,
-    "redis_lost_second": redis_lost_second, "redis_emptied": redis_emptied, "failovers": failover, "stalls": stall,
+    "redis_lost_second": redis_lost_second, "redis_emptied": redis_emptied, "besides": beside, "failovers": failover,
+    "stalls": stall,
     "disk_full": disk_full, "swaps": swap, "publish_kills": publish_kill, "publish_races": publish_race,
     "sigterms": sigterm, "clock_steps": clock_step, "start_bursts": start_burst,
 }  # fmt: skip

@@ -79,6 +79,11 @@ class Fleet:
 
     # one slot
 
+    def add(self, number: int, environment: dict[str, str]) -> None:
+        """A slot whose workers are started with these variables."""
+        with self._lock:
+            self.slots.setdefault(number, Slot(number, self._logs / f"worker-{number}.log", environment))
+
     def start(self, number: int) -> None:
         with self._lock:
             slot = self.slots.setdefault(number, Slot(number, self._logs / f"worker-{number}.log"))

@@ -165,9 +165,10 @@ class Run:
         conf, store = settings(), self.place.store()
         names = Generations(self.plan, self.names, conf.lake_folder).at(self._generation())
         with Cluster(conf.kafka) as cluster:
-            stages = [(stage, topic) for stage, topic, _ in batch_topics.stages(self.plan, names)]
-            ranges = cluster.log_ranges(dict.fromkeys((t for _, t in stages), self.options.partitions))
-        heads = [(names.head(s, p), ranges[t, p][1]) for s, t in stages for p in range(self.options.partitions)]
+            stages = {topic: stage for stage, topic, _ in batch_topics.stages(self.plan, names)}
+            there = cluster.topics()
+            ranges = cluster.log_ranges({topic: there[topic][1] for topic in stages})
+        heads = [(names.head(stages[topic], p), end) for (topic, p), (_, end) in ranges.items()]
         return all(int(store.hget(head, "position") or -1) == end for head, end in heads)
 
     def _generation(self) -> int:
@@ -191,10 +192,12 @@ class Run:
         """Keys in Redis that riskflow/names.py does not know: they would grow without a bound."""
         known = {self.names.current_generation, self.names.versions, self.names.aliases, self.names.history}
         known |= {self.names.bundle(v) for v in self.publisher.registry.versions()}
+        with Cluster(settings().kafka) as cluster:
+            there = cluster.topics()
         for g in range(1, self._generation() + 1):
             names = Names(self.plan.name, g, self.names.prefix)
-            for stage, _, _ in batch_topics.stages(self.plan, names):
-                for p in range(self.options.partitions):
+            for stage, topic, _ in batch_topics.stages(self.plan, names):
+                for p in range(there[topic][1] if topic in there else 0):
                     known |= {names.head(stage, p), names.records(stage, p)}
         return [k.decode() for k in self.place.store().scan_iter(count=1000) if k.decode() not in known]
 

@@ -17,6 +17,7 @@ from batch.generations import Generations, present_generation
 from batch.parity import Parity, parity
 from batch.replay import recorded_orders, replay
 from chaos import observer
+from chaos.copies import CONFLICT, DUPLICATE, NEW, NOTHING, Copies
 from chaos.observer import Feeds, Logs, Places, Scores
 from chaos.publisher import Publisher
 from chaos.world import EVENT, INVALID, LATE_COPY, NEAR, VALID
@@ -26,9 +27,6 @@ from riskflow.names import Names
 from riskflow.plan import Plan
 from riskflow.scoring import Scorer
 from riskflow.settings import Settings
-
-RING = 32
-NOTHING, NEW, DUPLICATE, CONFLICT = 0, 1, 2, 3
 
 
 @dataclass
@@ -52,8 +50,8 @@ class Judge:
     def __init__(self, plan: Plan, conf: Settings, publisher: Publisher, store: Any) -> None:
         self.plan, self.conf, self.publisher, self.store = plan, conf, publisher, store
         bare = Names(plan.name, prefix=conf.topic_prefix)
-        generations = Generations(plan, bare, conf.lake_folder)
-        self.generation = present_generation(store, generations)
+        self.generations = Generations(plan, bare, conf.lake_folder)
+        self.generation = present_generation(store, self.generations)
         self.names = bare
         self.logs = Logs(conf.kafka)
         self.places = Places(plan, bare, self.logs)
@@ -77,25 +75,13 @@ class Judge:
 
     def _verdicts(self, feeds: Feeds) -> NDArray[np.uint8]:
         """Of each place: new, a duplicate of one of the last 32 of its entity, or the same id with other content."""
-        out = np.zeros(self.places.size, np.uint8)
-        events = self._events()
-        rings: dict[bytes, list[tuple[tuple[bool, bytes], bool]]] = {}
-        other = (feeds.fate == ord("c")).tolist()
-        is_event = events.tolist()
-        again = 0
-        for generation in range(1, self.generation + 1):
-            names = Names(self.plan.name, generation, self.conf.topic_prefix)
-            for place, entity, name in observer.read_first_log(self.plan, names, self.logs, self.places):
-                if out[place]:
-                    again += 1
-                else:
-                    ring = rings.setdefault(entity, [])
-                    out[place] = _decide(ring, (is_event[place], name), other[place])
-        self.out.counts["rows_sent_again_to_the_first_log"] = again
+        copies = Copies(self.plan, self.generations, self.logs, self.places, self._events(), feeds.fate == ord("c"))
+        out = copies.verdicts(self.generation)
+        self.out.counts["rows_sent_again_to_the_first_log"] = copies.again
         valid = np.isin(feeds.fate, [v[0] for v in VALID])
         self.out.wrong["invalid_on_the_log"] = int(((out > 0) & ~valid).sum())
         absent = valid & (out == NOTHING)
-        if self.generation > 1:  # what intake had not sent on was folded by the rebuild, without a log
+        if copies.rebuilt:  # what intake had not sent on was folded by the rebuild, without a log
             self.out.counts["folded_by_a_rebuild"] = int(absent.sum())
         else:
             self.out.wrong["not_on_the_log"] = int(absent.sum())
@@ -250,16 +236,6 @@ class Judge:
         found = np.flatnonzero(places)
         self.out.examples += [f"{what}: {self.places.name(self.plan, int(p))}" for p in found[:5]]
         return len(found)
-
-
-def _decide(ring: list[tuple[tuple[bool, bytes], bool]], name: tuple[bool, bytes], other: bool) -> int:
-    for known, content in ring:
-        if known == name:
-            return DUPLICATE if content == other else CONFLICT
-    ring.append((name, other))
-    if len(ring) > RING:
-        del ring[0]
-    return NEW
 
 
 def _differing(columns: Columns, rows: Any, originals: Any) -> NDArray[np.bool_]:

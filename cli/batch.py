@@ -1,4 +1,4 @@
-"""`riskflow archive | labels | parity | rebuild | park`: what runs beside the stream."""
+"""`riskflow archive | labels | parity | rebuild | switch | park`: what runs beside the stream."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Json = Annotated[bool, typer.Option("--json", help="print the summary as the las
 
 def register(app: typer.Typer) -> None:
     """Adds the commands of the batch side."""
-    for command in (archive, labels, parity, rebuild, park):
+    for command in (archive, labels, parity, rebuild, switch, park):
         app.command()(command)
 
 
@@ -95,16 +95,24 @@ def rebuild(
     labels: Annotated[Path | None, typer.Option(help="its labels")] = None,
     partitions: Annotated[int | None, typer.Option(min=1, help="of the new internal topics")] = None,
     drop_old: Annotated[bool, typer.Option("--drop-old", help="delete the old generation's records")] = False,
+    beside: Annotated[
+        bool, typer.Option("--beside", help="while workers go on with the present one; then `riskflow switch`")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Fold history into the next generation of records. Workers must be stopped; events wait on Kafka.
 
     For a first start on existing history (--events), changed windows, an emptied Redis, or another number of
-    partitions.
+    partitions. With --beside nothing stops.
     """
     from batch.rebuild import rebuild as run
 
+    if beside and (events or labels or drop_old):
+        raise typer.BadParameter("--beside goes with --partitions only")
     plan, conf = _context(usecase)
+    if beside:
+        _make_beside(plan, conf, partitions, as_json)
+        return
     done = run(plan, conf, events=events, labels=labels, partitions=partitions, drop_old=drop_old)
     if as_json:
         print(json.dumps(done.summary()))
@@ -113,6 +121,46 @@ def rebuild(
     print("records: " + ", ".join(f"{n} of {stage}" for stage, n in done.records.items()))
     print(f"{done.sent_on} unfinished rows sent on, {done.rejected} rejected; {done.seconds:.1f} s")
     print(f"Start the workers: riskflow worker {usecase}")
+
+
+def _make_beside(plan: Any, conf: Any, partitions: int | None, as_json: bool) -> None:
+    from batch.beside import make_beside
+
+    made = make_beside(plan, conf, partitions)
+    if as_json:
+        print(json.dumps(made.summary()))
+        return
+    print(f"generation {made.generation} of {plan.name} is made beside {made.behind}: {made.rows} rows folded")
+    print("records: " + ", ".join(f"{n} of {stage}" for stage, n in made.records.items()))
+    print(f"{made.partitions} partitions; {made.seconds:.1f} s. Generation {made.behind} goes on scoring.")
+    print(f"Start workers that catch up: riskflow worker {plan.name} --beside")
+    print(f"Then go over to it:          riskflow switch {plan.name}")
+
+
+def switch(
+    usecase: Usecase = "card_fraud",
+    cancel: Annotated[bool, typer.Option("--cancel", help="take the generation beside away instead")] = False,
+    wait_s: Annotated[float, typer.Option("--wait-s", help="for the new generation to catch up")] = 600.0,
+    as_json: Json = False,
+) -> None:
+    """Go over to the generation that `riskflow rebuild --beside` made, while events flow."""
+    from batch.beside import cancel as take_away
+    from batch.switch import switch as run
+
+    plan, conf = _context(usecase)
+    if cancel:
+        number = take_away(plan, conf)
+        print(f"generation {number} is gone" if number else "there was none beside the present one")
+        return
+    done = run(plan, conf, timeout_s=wait_s)
+    if as_json:
+        print(json.dumps(done.summary()))
+        return
+    print(
+        f"generation {done.generation} of {usecase} scores; {done.left} had nothing left after {done.drained_s:.2f} s"
+    )
+    print(f"events waited {done.held_s + done.waited_s:.2f} s at most. Workers of generation {done.left} go over by")
+    print("themselves where their plan fits; stop those that say it does not.")
 
 
 def park(usecase: Usecase, stage: str, partition: int, offset: int) -> None:

@@ -26,6 +26,7 @@ def chaos(
     redis_kills: Annotated[int, typer.Option(min=0, help="kill -9 of Redis")] = 0,
     redis_lost_second: Annotated[int, typer.Option(min=0, help="Redis comes back without its last second")] = 0,
     redis_emptied: Annotated[int, typer.Option(min=0, help="Redis is emptied, then `riskflow rebuild`")] = 0,
+    besides: Annotated[int, typer.Option(min=0, help="over to a generation of more partitions, workers killed")] = 0,
     failovers: Annotated[int, typer.Option(min=0, help="a Redis replica that lags takes over")] = 0,
     stalls: Annotated[int, typer.Option(min=0, help="connections stall, slow down, are reset; six variants")] = 0,
     disk_full: Annotated[int, typer.Option(min=0, help="no room for Redis, for Kafka; needs root")] = 0,
@@ -57,9 +58,10 @@ def chaos(
         return
     faults = {
         "zombies": zombies, "rescales": rescales, "broker_kills": broker_kills, "redis_kills": redis_kills,
-        "redis_lost_second": redis_lost_second, "redis_emptied": redis_emptied, "failovers": failovers,
-        "stalls": stalls, "disk_full": disk_full, "swaps": swaps, "publish_kills": publish_kills,
-        "publish_races": publish_races, "sigterms": sigterms, "clock_steps": clock_steps, "start_bursts": start_bursts,
+        "redis_lost_second": redis_lost_second, "redis_emptied": redis_emptied, "besides": besides,
+        "failovers": failovers, "stalls": stalls, "disk_full": disk_full, "swaps": swaps,
+        "publish_kills": publish_kills, "publish_races": publish_races, "sigterms": sigterms,
+        "clock_steps": clock_steps, "start_bursts": start_bursts,
     }  # fmt: skip
     wanted = {name: n for name, n in faults.items() if n}
     found = run(Options(usecase, events, kills, seed, per_s, partitions, entities, hot, wanted), _tell)

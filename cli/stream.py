@@ -31,8 +31,11 @@ def topics(
 def worker(
     usecase: Usecase = "card_fraud",
     slot: Annotated[int | None, typer.Option(help="stable number of this worker; default: the lowest free one")] = None,
+    beside: Annotated[
+        bool, typer.Option("--beside", help="on the generation that `riskflow rebuild --beside` made")
+    ] = False,
 ) -> None:
     """Run a stream worker; it is started again when it ends unexpectedly, and goes on where it was."""
     from stream.supervise import supervise
 
-    raise typer.Exit(supervise(usecase, slot))
+    raise typer.Exit(supervise(usecase, slot, beside=beside))

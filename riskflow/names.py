@@ -6,6 +6,7 @@ Topics of a use case (prefix + use case + one word):
     g3.by.<entity>        internal blocks of one generation; kept long enough to repeat what Redis may lose
     scores                one decision for each event, key = event id; kept as long as readers need
     rows                  full rows as blocks; archived by batch, then free to go
+    g4.held               the same of a generation that ran beside another and was held back; archived by batch
     rejected              what could not be taken, with the reason; kept until somebody has looked
 
 Redis keys:
@@ -13,6 +14,7 @@ Redis keys:
     {uc:g3:stage:partition}:head      position, epoch, applied, sent, roster: never expires
     {uc:g3:stage:partition}:records   field e:<entity> -> packed record: never expires (swept by rows of the log)
     {uc}:generation                   the generation that workers use: never expires
+    {uc}:beside                       the one that is made beside it; goes when it takes over (`riskflow switch`)
     {uc}:bundle:<version>             signed bundle: never expires, deleted by `maintain` when no alias needs it
     {uc}:aliases, {uc}:history        alias moves, signed and numbered: never expire
     {uc}:notice                       a pub/sub channel, nothing is stored
@@ -70,6 +72,15 @@ class Names:
         return f"{self.prefix}{self.usecase}.rows"
 
     @property
+    def held(self) -> str:
+        """Rows that this generation has applied while another one scored: `card_fraud.g4.held`."""
+        return f"{self.prefix}{self.usecase}.g{self.generation}.held"
+
+    def is_held(self, topic: str) -> bool:
+        """Whether that is such a topic of any generation."""
+        return re.fullmatch(re.escape(f"{self.prefix}{self.usecase}.g") + r"\d+\.held", topic) is not None
+
+    @property
     def rejected(self) -> str:
         return f"{self.prefix}{self.usecase}.rejected"
 
@@ -96,6 +107,10 @@ class Names:
     @property
     def current_generation(self) -> str:
         return f"{self._registry}:generation"
+
+    @property
+    def beside(self) -> str:
+        return f"{self._registry}:beside"
 
     def bundle(self, version: int) -> str:
         return f"{self._registry}:bundle:{version}"

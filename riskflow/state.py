@@ -5,6 +5,11 @@ topic_id   the log this position belongs to                   layout  fingerprin
 applied    last applied position of each source (JSON)        sent    last sent position to each destination (JSON)
 roster     bundles that outputs are made with (JSON)          starts  claims since the position last moved
 left_for   the generation that took over: nobody claims this head any more (batch/handover.py)
+
+Of an intake's head only, where one generation takes over from another while events flow (stream/gate.py):
+
+until       this generation takes nothing from this offset on     held_until_ms   nothing is taken before this moment
+behind      the generation that this one runs beside and has not taken over from
 """
 
 from __future__ import annotations
@@ -19,7 +24,8 @@ ROW_BITS = 12  # a row's position is offset << 12 | its number in the block, so 
 BLOCK_ROWS = 1 << ROW_BITS
 BLOCK_BYTES = 512 * 1024
 INTAKE_LOG, INTAKE_PARTITION = "_log_intake", "_part_intake"
-LEFT_FOR = "left_for"  # a head's field
+LEFT_FOR, UNTIL, HELD_UNTIL_MS, BEHIND = "left_for", "until", "held_until_ms", "behind"  # fields of a head
+HELD = "_held"  # column: 1 where another generation scores the row; the row is counted here all the same
 
 
 def row_position(offset: int, row: int = 0) -> int:

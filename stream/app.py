@@ -44,11 +44,11 @@ class Worker:
 
     _watching: asyncio.Task[None]
 
-    def __init__(self, plan: Plan, conf: Settings, slot: int) -> None:
+    def __init__(self, plan: Plan, conf: Settings, slot: int, *, beside: bool = False) -> None:
         self.plan, self.conf = plan, conf
         never = Retry(NoBackoff(), 0)  # stream/head.py decides what an unanswered commit means
         self.redis = connect_async(conf.redis_url, socket_timeout=30, socket_connect_timeout=5, retry=never)
-        self.names = Names(plan.name, generation(conf, plan.name), conf.topic_prefix)
+        self.names = Names(plan.name, generation(conf, plan.name, beside), conf.topic_prefix)
         self.worker = f"{socket.gethostname()}/{slot}"
         self.app = make_faust(self.names, conf, slot)
         self.topic_ids = TopicIds(conf.kafka)
@@ -107,7 +107,8 @@ class Worker:
 
     async def connect(self) -> None:
         """Makes the stages, which need the numbers of partitions; called before the consumer is asked for positions."""
-        await check_newest(self.topic_ids, self.names, self.plan.entities[0])
+        beside = await self.redis.get(self.names.beside)
+        await check_newest(self.topic_ids, self.names, self.plan.entities[0], int(beside or 0))
         topics = await self.describe()
         plan, names, producer = self.plan, self.names, self.app.producer
         partitions = [topics[names.by(e)].partitions for e in plan.entities]
@@ -197,23 +198,29 @@ def make_faust(names: Names, conf: Settings, slot: int) -> App:
     return app
 
 
-def generation(conf: Settings, usecase: str) -> int:
-    """The generation that workers use, as `riskflow topics` or `rebuild` wrote it; 1 before that."""
+def generation(conf: Settings, usecase: str, beside: bool) -> int:
+    """The generation that workers use, as `riskflow topics` or `rebuild` wrote it; 1 before that.
+
+    beside: the one that is made beside it, as long as there is one.
+    """
+    names = Names(usecase, prefix=conf.topic_prefix)
     with connect(conf.redis_url, socket_timeout=10) as client:
         try:
-            return int(client.get(Names(usecase, prefix=conf.topic_prefix).current_generation) or 1)
+            found = client.get(names.beside) if beside else None
+            return int(found or client.get(names.current_generation) or 1)
         except ConnectionError as error:
             raise NotReady(f"Redis at {conf.redis_url} does not answer ({error}). Run `riskflow up`.") from None
 
 
 def make_worker() -> Worker:
-    """The worker that the environment asks for: RISKFLOW_USECASE (default card_fraud) and RISKFLOW_SLOT."""
+    """The worker that the environment asks for: RISKFLOW_USECASE (card_fraud), RISKFLOW_SLOT, RISKFLOW_BESIDE."""
     conf = settings()
     configure_logs(conf.log_level)
     share_the_lock()
     plan = Plan.of(load_usecase(os.environ.get("RISKFLOW_USECASE", "card_fraud"), conf.usecases))
     warm_up(plan)
-    worker = Worker(plan, conf, int(os.environ.get("RISKFLOW_SLOT", "0")))
+    beside = os.environ.get("RISKFLOW_BESIDE", "") == "1"
+    worker = Worker(plan, conf, int(os.environ.get("RISKFLOW_SLOT", "0")), beside=beside)
     worker.app.worker = worker
     return worker
 

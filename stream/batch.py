@@ -18,11 +18,19 @@ class Batch:
 
     head: Head
     records: Records
+    upto: int | None = None  # where the batch ends, if that is not behind its last record
 
     @property
     def end(self) -> int:
         """The position when they are applied."""
-        return self.records[-1].offset + 1
+        return self.records[-1].offset + 1 if self.upto is None else self.upto
+
+    def split(self, offset: int) -> tuple[Batch, Batch | None]:
+        """What stands before an offset, and the rest, if there is any."""
+        if self.end <= offset:
+            return self, None
+        before = [r for r in self.records if r.offset < offset]
+        return Batch(self.head, before, offset), Batch(self.head, self.records[len(before) :], self.upto)
 
 
 class StageApply(Protocol):

@@ -41,15 +41,16 @@ async def describe(ids: TopicIds, topics: Iterable[str], command: str) -> dict[s
     return found
 
 
-async def check_newest(ids: TopicIds, names: Names, first: str) -> None:
+async def check_newest(ids: TopicIds, names: Names, first: str, beside: int) -> None:
     """Raises NotReady when workers have begun a later generation than the one that Redis names.
 
-    `first`: the first entity. Its log is written by workers alone; those of later ones a rebuild that then failed, too.
+    first: the first entity. Its log is written by workers alone; those of later ones a rebuild that then failed, too.
+    beside: a generation that is made while this one scores; 0: there is none.
     """
     there = await ids.described(None)
     behind = {t: g for t in there if (g := names.generation_of(t, first)) is not None and g > names.generation}
     later = await asyncio.to_thread(_newest_written, ids.bootstrap, behind) if behind else None
-    if later is not None:
+    if later is not None and later != beside:
         raise NotReady(
             f"Redis says that {names.usecase} is at generation {names.generation}, and Kafka has blocks of generation "
             f"{later}: this Redis is older than its rebuild. If it is not the right one, set RISKFLOW_REDIS_URL; else "

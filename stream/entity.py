@@ -17,7 +17,7 @@ from riskflow.errors import EventRejected
 from riskflow.evaluate import ID, Failures
 from riskflow.names import Names
 from riskflow.plan import Plan, Stage
-from riskflow.state import INTAKE_LOG, INTAKE_PARTITION, ROW_BITS, log_columns
+from riskflow.state import HELD, INTAKE_LOG, INTAKE_PARTITION, ROW_BITS, log_columns
 from stream import blocks, head, metrics
 from stream.batch import Batch, Sent
 from stream.faults import reached
@@ -55,7 +55,7 @@ class EntityStage:
         fresh = self._fresh(work, commits, outbox)
         reached("after_decode")
         if fresh:
-            await self._apply(work, commits, concat(fresh), outbox)
+            await self._apply(work, commits, concat(with_held(fresh)), outbox)
         await outbox.acknowledged()
         reached("after_send")
         await head.commit(commits)
@@ -134,8 +134,17 @@ class EntityStage:
         return seen
 
     def _refuse(self, columns: Columns, rows: Any, kind: str, detail: str, outbox: Outbox) -> None:
+        held: Any = columns.get(HELD)
         for row in rows:
-            reject_row(self.plan, self.names, columns, int(row), kind, detail, self.name, outbox)
+            if held is None or not held[row]:
+                reject_row(self.plan, self.names, columns, int(row), kind, detail, self.name, outbox)
+
+
+def with_held(tables: list[Columns]) -> list[Columns]:
+    """Where some rows are another generation's to score, all tables say so of theirs."""
+    if not any(HELD in table for table in tables):
+        return tables
+    return [{HELD: np.zeros(n_rows(table), np.int8), **table} for table in tables]
 
 
 def travelling(plan: Plan, stage: Stage) -> dict[str, str]:

@@ -37,7 +37,7 @@ from redis.exceptions import (
 from riskflow.connect import is_cluster
 from riskflow.errors import Leave, NotReady
 from riskflow.names import Names
-from riskflow.state import LEFT_FOR
+from riskflow.state import BEHIND, HELD_UNTIL_MS, LEFT_FOR, UNTIL
 
 log = structlog.get_logger(__name__)
 REFUSED = (BusyLoadingError, ReadOnlyError, OutOfMemoryError, NoScriptError)
@@ -47,7 +47,7 @@ AWAY = (ConnectionError, TimeoutError, OSError, *REFUSED, *CLUSTER_AWAY)
 SAYS_AWAY = ("MISCONF", "the handler is closed")
 RETRY_S = 0.2
 SAY_S = 5.0  # between two words about the same
-FIELDS = ("position", "epoch", "topic_id", "layout", "applied", "sent", "roster", "starts", "parked")
+FIELDS = ("position", "epoch", "topic_id", "layout", "applied", "sent", "roster", "starts", "parked", BEHIND)
 
 # The clock is Redis' own: workers' clocks differ and jump, and an epoch that was lost must not be given again.
 CLAIM = f"""
@@ -75,6 +75,17 @@ end
 return out
 """
 
+# What intake asks in the place of LOAD; without an epoch anybody may look. See stream/gate.py.
+GATE = f"""
+local stored = redis.call('HMGET', KEYS[1], 'epoch', 'position', '{UNTIL}', '{HELD_UNTIL_MS}', '{BEHIND}')
+if ARGV[1] ~= '' and (stored[1] ~= ARGV[1] or stored[2] ~= ARGV[2]) then
+  return {{0, stored[1] or 'none', stored[2] or 'none'}}
+end
+local now = redis.call('TIME')
+local wait = tonumber(stored[4] or 0) - (now[1] * 1000 + math.floor(now[2] / 1000))
+return {{1, stored[3] or '', math.max(0, wait), stored[5] or ''}}
+"""
+
 COMMIT = """
 local stored = redis.call('HMGET', KEYS[1], 'epoch', 'position')
 if stored[1] ~= ARGV[1] or stored[2] ~= ARGV[2] then return {0, stored[1] or 'none', stored[2] or 'none'} end
@@ -87,7 +98,8 @@ return {1}
 """
 
 
-SHA = {script: hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest() for script in (CLAIM, LOAD, COMMIT)}
+SCRIPTS = (CLAIM, LOAD, GATE, COMMIT)
+SHA = {script: hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest() for script in SCRIPTS}
 
 
 @dataclass
@@ -107,6 +119,8 @@ class Head:
     roster: dict[str, Any]
     starts: int
     parked: list[int] = field(default_factory=list)  # offsets that people took out with `riskflow park`
+    behind: int | None = None  # the generation that still scores what this one only counts
+    ended: bool = False  # this generation takes no more from here
     fence: int = 0  # before this offset, outputs may have left already: no swap
     keys: list[str] = field(default_factory=list)
 
@@ -117,7 +131,7 @@ class Head:
         A head of another topic is returned as it is and not taken: it may be a running worker's, of another Kafka.
         """
         keys = [names.head(stage, partition), names.records(stage, partition)]
-        [stored] = await until_answered(lambda: _run(redis, CLAIM, [(keys[:1], [topic_id, *FIELDS])]))
+        [stored] = await until_answered(lambda: run_script(redis, CLAIM, [(keys[:1], [topic_id, *FIELDS])]))
         await _check_present(redis, names, stored)
         if stored is None:
             raise NotReady(
@@ -128,6 +142,7 @@ class Head:
         values = dict(zip(FIELDS, ((v or b"[]").decode() for v in stored), strict=True))
         numbers = {k: int(values[k]) for k in ("position", "epoch", "starts")}
         parts = {k: json.loads(values[k]) for k in ("applied", "sent", "roster", "parked")}
+        parts[BEHIND] = json.loads(values[BEHIND]) or None
         return cls(
             redis, names, stage, partition, topic_id=values["topic_id"], layout=values["layout"], keys=keys,
             **numbers, **parts,
@@ -198,7 +213,7 @@ class Commit:
 async def load(wanted: Sequence[tuple[Head, Sequence[bytes]]]) -> list[list[bytes | None]]:
     """The records of each head's entities at its position, in one round trip; raises Leave when one has moved on."""
     calls = [(h.keys, [h.epoch, h.position, packed([b"e:" + e for e in entities])]) for h, entities in wanted]
-    answers = await until_answered(lambda: _run(wanted[0][0].redis, LOAD, calls))
+    answers = await until_answered(lambda: run_script(wanted[0][0].redis, LOAD, calls))
     return [head.check(answer, "load") for (head, _), answer in zip(wanted, answers, strict=True)]
 
 
@@ -210,7 +225,7 @@ async def commit(commits: Sequence[Commit]) -> None:
     left, waited = list(commits), 0.0
     while left:
         try:
-            answers = await _run(left[0].head.redis, COMMIT, [(c.head.keys, c.arguments()) for c in left])
+            answers = await run_script(left[0].head.redis, COMMIT, [(c.head.keys, c.arguments()) for c in left])
         except Exception as error:
             if not _away(error):
                 raise
@@ -237,7 +252,7 @@ async def _not_happened(commits: list[Commit]) -> list[Commit]:
     return left
 
 
-async def _run(redis: Redis, script: str, calls: Sequence[tuple[list[str], list[Any]]]) -> list[Any]:
+async def run_script(redis: Redis, script: str, calls: Sequence[tuple[list[str], list[Any]]]) -> list[Any]:
     """A script on several heads, in one round trip; each call is atomic on its own."""
     sha = SHA[script]
     try:

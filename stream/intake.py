@@ -17,10 +17,11 @@ from riskflow.events import Decoder, Parked
 from riskflow.names import Names
 from riskflow.plan import Plan
 from riskflow.record_batches import first_offset
-from riskflow.state import INTAKE_LOG, INTAKE_PARTITION, row_position
-from stream import blocks, head, metrics
+from riskflow.state import HELD, INTAKE_LOG, INTAKE_PARTITION, row_position
+from stream import blocks, gate, head, metrics
 from stream.batch import Batch, Sent
 from stream.faults import reached
+from stream.gate import Part
 from stream.head import Head
 from stream.outbox import Outbox, rejection
 from stream.transport import Producer
@@ -45,45 +46,53 @@ class Intake:
 
     async def apply(self, work: Sequence[Batch]) -> None:
         """Decodes, sends, commits; the batches are of different partitions."""
+        left = list(work)
+        while left:
+            parts = await gate.parts(left)  # still mine? so that what is sent comes from the owner's position
+            reached("after_load")
+            await self._apply(parts)
+            left = [part.rest for part in parts if part.rest is not None]
+
+    async def _apply(self, parts: Sequence[Part]) -> None:
         outbox = Outbox(self.producer)
         rows: list[Any] = []
         positions: list[int] = []
         counts: list[int] = []
-        for batch in work:
+        for part in parts:
             before = len(rows)
-            self._decode(batch, rows, positions, outbox)
+            self._decode(part, rows, positions, outbox)
             counts.append(len(rows) - before)
         reached("after_decode")
-        await head.load(
-            [(b.head, ()) for b in work]
-        )  # still mine? so that what is sent comes from the owner's position
-        reached("after_load")
-        sent = {b.head.partition: dict(b.head.sent) for b in work}
+        heads = [part.batch.head for part in parts]
+        sent = {h.partition: dict(h.sent) for h in heads}
         if rows:
-            parts = np.repeat([b.head.partition for b in work], counts).astype(np.int32)
-            await self._send(self._columns(rows, positions, parts), sent, outbox)
+            columns = self._columns(rows, positions)
+            columns[INTAKE_PARTITION] = np.repeat([h.partition for h in heads], counts).astype(np.int32)
+            if any(part.held for part in parts):
+                columns[HELD] = np.repeat([part.held for part in parts], counts).astype(np.int8)
+            await self._send(columns, sent, outbox)
         await outbox.acknowledged()
         reached("after_send")
-        await head.commit([head.Commit(b.head, b.end, sent=sent[b.head.partition]) for b in work])
+        await head.commit([head.Commit(p.batch.head, p.batch.end, sent=sent[p.batch.head.partition]) for p in parts])
         reached("after_commit")
 
-    def _decode(self, batch: Batch, rows: list[Any], positions: list[int], outbox: Outbox) -> None:
-        decode = self._decoder.message
-        for record in batch.records:
+    def _decode(self, part: Part, rows: list[Any], positions: list[int], outbox: Outbox) -> None:
+        decode, of = self._decoder.message, part.batch.head
+        for record in part.batch.records:
             try:
-                if record.offset in batch.head.parked:
+                if record.offset in of.parked:
                     raise EventRejected("parked", "taken out by hand with `riskflow park`")
                 rows.append(decode(record.value, record.timestamp))
                 positions.append(row_position(record.offset))
             except EventRejected as error:
-                self._reject(batch.head, record, error, outbox)
+                if not part.held:
+                    self._reject(of, record, error, outbox)
             except Parked:
                 metrics.PARKED.labels(self.plan.name).inc()
 
-    def _columns(self, rows: list[Any], positions: list[int], parts: Any) -> Columns:
+    def _columns(self, rows: list[Any], positions: list[int]) -> Columns:
         columns = self._decoder.columns(rows)
         columns[INTAKE_LOG] = np.array(positions, np.int64)
-        columns[INTAKE_PARTITION] = parts
         return columns
 
     async def _send(self, columns: Columns, sent: Sent, outbox: Outbox) -> None:

@@ -67,7 +67,7 @@ class Lane:
     @property
     def ready(self) -> bool:
         """Something waits, and nothing of this partition is being applied."""
-        return bool(self._waiting) and not self.busy and not self.closed
+        return bool(self._waiting) and not (self.busy or self.closed or self.head.ended)
 
     @property
     def bytes_ready(self) -> int:
@@ -76,8 +76,8 @@ class Lane:
 
     @property
     def alone(self) -> bool:
-        """After a start that moved nothing this partition keeps to itself: what fails here must not stop others."""
-        return self.head.starts > 1
+        """Others must not wait for it: it failed at the last start, or has to wait where another generation ends."""
+        return self.head.starts > 1 or self.head.behind is not None
 
     def take(self) -> Batch:
         """The next batch."""

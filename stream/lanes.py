@@ -121,6 +121,8 @@ class Lanes:
             position.set(lane.head.position)
             lane.busy = False
             lane.served = next(self._order)
+            if lane.head.ended and self.consumer is not None:
+                self.consumer.hold(lane.tp)
         self._start_soon(stage.topic)
 
     async def _check_same_topic(self, tp: TP, head: Head) -> None:

@@ -23,7 +23,7 @@ from riskflow.plan import Plan
 from riskflow.policy import ACTIONS
 from riskflow.registry import CHAMPION
 from riskflow.scoring import Scored
-from riskflow.state import INTAKE_LOG, INTAKE_PARTITION, ROW_BITS, log_columns, source_name
+from riskflow.state import HELD, INTAKE_LOG, INTAKE_PARTITION, ROW_BITS, log_columns, source_name
 from stream import blocks, head, metrics
 from stream.batch import Batch, Sent
 from stream.entity import reject_row
@@ -32,7 +32,7 @@ from stream.head import Head
 from stream.outbox import Headers, Outbox
 from stream.swap import Live, Swap
 
-ROWS_SOURCE = "rows"
+ROWS_SOURCE, HELD_SOURCE = "rows", "held"
 log = structlog.get_logger(__name__)
 
 
@@ -64,6 +64,8 @@ class Score:
 
     async def ready(self, work: Sequence[Batch]) -> None:
         """Waits for a bundle; pins a new one in the heads where that is safe."""
+        if not self.swap.found and await self._all_pinned(work):
+            return  # the champion cannot be used, and none was before: what the heads say is
         newest = await self.swap.newest()
         pins = [b.head for b in work if await self._may_pin(b.head, newest)]
         if not pins:
@@ -79,6 +81,10 @@ class Score:
             return True
         return newest.number > pinned["number"] and (of.position >= of.fence or not await self._usable(pinned))
 
+    async def _all_pinned(self, work: Sequence[Batch]) -> bool:
+        pins = [b.head.roster.get(CHAMPION) for b in work]
+        return all([pin is not None and await self._usable(pin) for pin in pins])
+
     async def _usable(self, pin: Any) -> bool:
         """Whether the pinned bundle can still be loaded; if not, a newer champion takes over before the fence."""
         try:
@@ -90,6 +96,9 @@ class Score:
 
     async def send(self, work: Sequence[Batch], columns: Columns, sent: Sent, outbox: Outbox) -> None:
         """Scores and rows; partitions that pin the same bundle are scored together."""
+        columns = await self._send_held([b.head for b in work], columns, sent, outbox)
+        if not n_rows(columns):
+            return
         by_bundle: dict[str, list[Head]] = {}
         for batch in work:
             by_bundle.setdefault(batch.head.roster[CHAMPION]["hash"], []).append(batch.head)
@@ -100,6 +109,16 @@ class Score:
             if rows is None or len(rows):
                 await self._send(heads, columns if rows is None else take(columns, rows), live, sent, outbox)
 
+    async def _send_held(self, heads: list[Head], columns: Columns, sent: Sent, outbox: Outbox) -> Columns:
+        """Rows that another generation scores are kept, and that is all. Returns the others."""
+        held: Any = columns.pop(HELD, None)
+        if held is None:
+            return columns
+        rows = np.flatnonzero(held)
+        if len(rows):
+            await self._send_rows(heads, take(columns, rows), sent, outbox, self.names.held)
+        return take(columns, np.flatnonzero(held == 0))
+
     async def _send(self, heads: list[Head], columns: Columns, live: Live, sent: Sent, outbox: Outbox) -> None:
         kinds: Any = columns[KIND]
         events = np.flatnonzero(kinds == 0)
@@ -108,7 +127,8 @@ class Score:
             part = columns if len(events) == len(kinds) else take(columns, events)
             scored = live.scorer.score(part)
             await self._send_scores(heads, part, scored, live, outbox)
-        await self._send_rows(heads, {**columns, **self._outputs(n_rows(columns), events, scored, live)}, sent, outbox)
+        full = {**columns, **self._outputs(n_rows(columns), events, scored, live)}
+        await self._send_rows(heads, full, sent, outbox, self.names.rows)
 
     def _by_head(self, heads: list[Head], columns: Columns) -> Iterator[tuple[Head, Any]]:
         """Each head with its rows; None: all of them."""
@@ -173,22 +193,23 @@ class Score:
         decided = str(int(time.time() * 1000)).encode()
         return [("decided-at", decided), ("epoch", str(of.epoch).encode()), ("worker", self.worker.encode())]
 
-    async def _send_rows(self, heads: list[Head], full: Columns, sent: Sent, outbox: Outbox) -> None:
+    async def _send_rows(self, heads: list[Head], full: Columns, sent: Sent, outbox: Outbox, topic: str) -> None:
         part: Any = full[self._part]
         bounds = [0, *(np.flatnonzero(part[1:] != part[:-1]) + 1).tolist(), len(part)]
         of = {h.partition: h for h in heads}
         to = {p: p % self._rows_partitions for p in of}
+        name = ROWS_SOURCE if topic == self.names.rows else HELD_SOURCE
         sources = []
         for first, end in pairwise(bounds):
             p = int(part[first])
-            after = sent[p].get(source_name(ROWS_SOURCE, to[p]), -1)
+            after = sent[p].get(source_name(name, to[p]), -1)
             sources.append(blocks.Source(self._stage, p, after, first, end))
         epochs = [of[s.partition].epoch for s in sources]
         parts = blocks.cut(full, [[s] for s in sources], by=self._by, epochs=epochs)
         for source, mine in zip(sources, parts, strict=True):
             p = source.partition
-            await outbox.send(self.names.rows, to[p], [(None, block) for block in mine])
-            sent[p][source_name(ROWS_SOURCE, to[p])] = source.after
+            await outbox.send(topic, to[p], [(None, block) for block in mine])
+            sent[p][source_name(name, to[p])] = source.after
 
     def _outputs(self, n: int, events: Any, scored: Scored | None, live: Live) -> Columns:
         out: Columns = {}

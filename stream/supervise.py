@@ -50,8 +50,11 @@ class Slot:
         return file
 
 
-def supervise(usecase: str, slot: int | None) -> int:
-    """Runs the worker until it is told to stop (0), or finds something missing (3)."""
+def supervise(usecase: str, slot: int | None, *, beside: bool = False) -> int:
+    """Runs the worker until it is told to stop (0), or finds something missing (3).
+
+    beside: it works on the generation that `riskflow rebuild --beside` made, until that is the only one.
+    """
     held = Slot(usecase, slot)
     stopping: list[int] = []
     child: list[subprocess.Popen[bytes]] = []
@@ -66,7 +69,7 @@ def supervise(usecase: str, slot: int | None) -> int:
     restarts = 0
     while not stopping:
         started = time.monotonic()
-        child[:] = [start(usecase, held.number)]
+        child[:] = [start(usecase, held.number, **({"RISKFLOW_BESIDE": "1"} if beside else {}))]
         code = _wait(child[0], stopping)
         if stopping or code == NOT_READY:
             return code if code == NOT_READY and not stopping else 0

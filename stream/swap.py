@@ -45,6 +45,11 @@ class Swap:
         self._available = asyncio.Event()
         self._why = ""
 
+    @property
+    def found(self) -> bool:
+        """Whether there has been a champion that can be used since this worker started."""
+        return self._available.is_set()
+
     async def newest(self) -> Live:
         """The champion; waits until there is one."""
         await self._available.wait()

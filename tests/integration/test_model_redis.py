@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 from redis.exceptions import NoScriptError
 
+from batch.switch import CUT, HOLD
 from riskflow.names import Names
-from riskflow.state import LEFT_FOR, new_head
+from riskflow.state import BEHIND, HELD_UNTIL_MS, LEFT_FOR, UNTIL, new_head
 from stream import head
-from stream.head import CLAIM, COMMIT, FIELDS, LOAD, SHA, packed
+from stream.head import CLAIM, COMMIT, FIELDS, GATE, LOAD, SHA, packed
 from tests.model.store import Store, Version, encoded, tag
 from tests.support import store
 
@@ -51,11 +52,13 @@ class Both:
 def random_call(made: random.Random) -> tuple[str, list[str], list[Any]]:
     """Claims, loads and commits; most by the owner, some by others."""
     epoch, position = LATER_MS + made.randrange(3), 5 + made.randrange(3)
-    what = made.randrange(5)
+    what = made.randrange(6)
     if what == 0:
         return CLAIM, KEYS[:1], [made.choice(["topic", "another"]), *FIELDS]
     chosen = made.sample(ENTITIES, made.randrange(len(ENTITIES) + 1))
-    if what < 3:
+    if what == 1:
+        return GATE, KEYS[:1], made.choice([[epoch, position], ["", ""]])
+    if what < 4:
         return LOAD, KEYS, [epoch, position, packed(chosen)]
     new = [b"position", b"%d" % (position + made.randrange(2)), b"sent", json.dumps({"a": made.randrange(9)}).encode()]
     records = [x for e in chosen for x in (e, made.randbytes(made.randrange(40)))]
@@ -70,7 +73,7 @@ def differs(scripts: dict[str, str], sequences: int) -> str:
         both.redis.delete(*KEYS)
         both.memory.partitions.clear()
         if seed % 10:
-            both.begin(**({LEFT_FOR: 2} if seed % 10 == 1 else {}))
+            both.begin(**({1: {LEFT_FOR: 2}, 2: {UNTIL: 9}, 3: {BEHIND: 1}}.get(seed % 10, {})))
         for _ in range(12):
             script, keys, arguments = random_call(made)
             memory, real = both.call(script, keys, arguments)
@@ -114,6 +117,10 @@ def without(what: str, instead: str) -> Callable[[str], str]:
         (CLAIM, without("redis.call('HINCRBY', KEYS[1], 'starts', 1)", "")),
         (LOAD, without("stored[1] ~= ARGV[1] or ", "")),
         (LOAD, without("or stored[2] ~= ARGV[2]", "")),
+        (GATE, without("stored[1] ~= ARGV[1] or ", "")),
+        (GATE, without("or stored[2] ~= ARGV[2]", "")),
+        (GATE, without("stored[3] or ''", "''")),
+        (GATE, without("stored[5] or ''", "''")),
         (COMMIT, without("stored[1] ~= ARGV[1] or ", "")),
         (COMMIT, without("or stored[2] ~= ARGV[2]", "")),
         (COMMIT, without("redis.call('HSET', KEYS[1]", "redis.call('HMGET', KEYS[1]")),
@@ -123,6 +130,32 @@ def test_a_script_that_compares_less_is_told_from_the_store(
     services: Any, script: str, change: Callable[[str], str]
 ) -> None:
     assert differs({script: change(script)}, 300) != ""
+
+
+def test_a_hold_ends_by_the_clock_of_redis(services: Any) -> None:
+    both = Both({})
+    seconds, _ = both.redis.time()
+    for ahead_s, least_ms, most_ms in ((100, 90_000, 100_000), (-1, 0, 0)):
+        both.redis.delete(*KEYS)
+        both.begin(**{HELD_UNTIL_MS: (seconds + ahead_s) * 1000})
+        _, answer = both.call(GATE, KEYS[:1], ["", ""])
+        assert least_ms <= answer[2] <= most_ms
+
+
+def test_holds_and_cuts_are_those_of_redis(services: Any) -> None:
+    both = Both({})
+    for cut_before, held in ((True, True), (True, False), (False, True), (False, False)):
+        both.redis.delete(*KEYS)
+        both.begin(**({UNTIL: 9} if cut_before else {}))
+        both.memory.clock_ms = int(both.redis.time()[0]) * 1000
+        if held:
+            assert both.memory.hold(KEYS[0], 5_000) == both.redis.eval(HOLD, 1, KEYS[0], 5_000)
+        assert both.memory.cut(KEYS[0], 7) == both.redis.eval(CUT, 1, KEYS[0], 7)
+        (memory, _), (real, _) = both.contents()
+        assert (
+            memory.get(UNTIL.encode()) == real.get(UNTIL.encode()) == (b"9" if cut_before else b"7" if held else None)
+        )
+        assert HELD_UNTIL_MS.encode() not in real
 
 
 def test_a_claim_takes_the_time_of_redis(services: Any) -> None:

@@ -1,4 +1,4 @@
-"""Redis in memory: the three scripts of stream/head.py said again in Python, and what a Redis may lose.
+"""Redis in memory: the scripts of stream/head.py and batch/switch.py said again in Python, and what Redis may lose.
 
 The state of a partition (head and records, one hash tag) is a list of versions, so that any number of the last writes
 can be taken back. tests/integration/test_model_redis.py holds this store and a real Redis to the same answers.
@@ -13,13 +13,13 @@ from typing import Any
 
 from redis.exceptions import ConnectionError, NoScriptError
 
-from riskflow.state import LEFT_FOR
-from stream.head import CLAIM, COMMIT, LOAD, SHA
+from riskflow.state import BEHIND, HELD_UNTIL_MS, LEFT_FOR, UNTIL
+from stream.head import CLAIM, COMMIT, GATE, LOAD, SHA
 
 Hash = dict[bytes, bytes]
 Gate = Callable[[str], Awaitable[None]]
 SCRIPTS = {sha: script for script, sha in SHA.items()}
-WORDS = {CLAIM: "claim", LOAD: "load", COMMIT: "commit"}
+WORDS = {CLAIM: "claim", LOAD: "load", GATE: "load", COMMIT: "commit"}
 LOST_BEFORE, LOST_AFTER = "lost before it ran", "lost after it ran"
 
 
@@ -80,7 +80,8 @@ class Store:
         """One script, as Redis runs it: nothing comes between."""
         if sha not in self.scripts:
             raise NoScriptError("NOSCRIPT No matching script.")
-        return {CLAIM: self._claim, LOAD: self._load, COMMIT: self._commit}[SCRIPTS[sha]](keys, arguments, owner)
+        scripts = {CLAIM: self._claim, LOAD: self._load, GATE: self._look, COMMIT: self._commit}
+        return scripts[SCRIPTS[sha]](keys, arguments, owner)
 
     def _claim(self, keys: list[str], arguments: list[bytes], owner: object) -> Any:
         version = self.now(keys[0])
@@ -107,6 +108,36 @@ class Store:
             return refused
         assert version is not None
         return [1, *(version.records.get(f) for f in unpacked(fields))]
+
+    def _look(self, keys: list[str], arguments: list[bytes], owner: object) -> Any:
+        epoch, position = arguments
+        version = self.now(keys[0])
+        refused = self._refused(version, self.rules.load, epoch, position) if epoch else None
+        if refused:
+            return refused
+        head = version.head if version else {}
+        wait_ms = max(0, int(head.get(HELD_UNTIL_MS.encode(), b"0")) - self.clock_ms)
+        return [1, head.get(UNTIL.encode(), b""), wait_ms, head.get(BEHIND.encode(), b"")]
+
+    def hold(self, key: str, for_ms: int) -> bytes | None:
+        """HOLD of batch/switch.py: intake takes nothing for a while, unless it was cut."""
+        version = self.now(key) or Version(0, {}, {})
+        if UNTIL.encode() in version.head:
+            return version.head[UNTIL.encode()]
+        until_ms = b"%d" % (self.clock_ms + for_ms)
+        self.write(key, replace(version, head={**version.head, HELD_UNTIL_MS.encode(): until_ms}))
+        return None
+
+    def cut(self, key: str, end: int) -> bytes | None:
+        """CUT of batch/switch.py: only while it is held."""
+        version = self.now(key) or Version(0, {}, {})
+        head = dict(version.head)
+        if UNTIL.encode() in head:
+            return head[UNTIL.encode()]
+        if int(head.pop(HELD_UNTIL_MS.encode(), b"0")) <= self.clock_ms:
+            return None
+        self.write(key, replace(version, head={**head, UNTIL.encode(): b"%d" % end}))
+        return b"%d" % end
 
     def _commit(self, keys: list[str], arguments: list[bytes], owner: object) -> Any:
         epoch, position, head, pairs = arguments

@@ -175,6 +175,8 @@ def bundle(version: int) -> Live:
 class Swap:
     """What a worker has seen of the registry: the newest champion, until it looks again."""
 
+    found = True
+
     def __init__(self, version: int) -> None:
         self.seen = version
 

@@ -8,9 +8,9 @@ from itertools import islice
 import pytest
 
 from chaos.control import count, payments
+from chaos.copies import CONFLICT, DUPLICATE, NEW, RING, _decide
 from chaos.faults import FAULTS, NAMED, schedule
 from chaos.fleet import RANDOM
-from chaos.verdict import CONFLICT, DUPLICATE, NEW, RING, _decide
 from chaos.world import EVENT, FAR, INVALID, LATE_COPY, NEAR, OTHER, ROW, WAITS, Message, World
 from riskflow.errors import EventRejected
 from riskflow.events import Decoder, Parked

@@ -40,7 +40,7 @@ ONE = TP("t", 0)
 
 def lane(internal: bool = False, starts: int = 0) -> Lane:
     stage: Any = SimpleNamespace(name="events", topic="t", internal=internal)
-    head: Any = SimpleNamespace(position=10, starts=starts, parked=[])
+    head: Any = SimpleNamespace(position=10, starts=starts, parked=[], behind=None, ended=False)
     return Lane(stage, head, TP("t", 0), 1000, FakeConsumer())  # type: ignore[arg-type]
 
 
@@ -249,7 +249,9 @@ def lanes_of(stage: Slow, partitions: int, starts: int = 0) -> Lanes:
     lanes.add(stage)
     lanes.consumer = FakeConsumer()  # type: ignore[assignment]
     for p in range(partitions):
-        head: Any = SimpleNamespace(position=0, starts=starts, parked=[], partition=p, names=Names("u"))
+        head: Any = SimpleNamespace(
+            position=0, starts=starts, parked=[], partition=p, names=Names("u"), behind=None, ended=False
+        )
         lanes._open(TP("t", p), head)
     return lanes
 

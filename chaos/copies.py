@@ -1,0 +1,91 @@
+"""Which messages are copies: a plain model of the last 32 ids of each entity, in the order of its logs.
+
+Each generation decides in the order of its own logs. One that was made beside another begins with what the other one
+had taken up to some offset of each feed, counts what comes behind it in an order of its own, and what it decides is
+decisive from the cut on.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from batch.generations import Generations, Offsets
+from chaos import observer
+from chaos.observer import Logs, Places
+from riskflow.plan import Plan
+
+RING = 32
+NOTHING, NEW, DUPLICATE, CONFLICT = 0, 1, 2, 3
+Rings = dict[bytes, list[tuple[tuple[bool, bytes], bool]]]
+Mask = NDArray[np.bool_]
+
+
+class Copies:
+    """Reads the first entity's logs of all generations."""
+
+    def __init__(
+        self, plan: Plan, generations: Generations, logs: Logs, places: Places, events: Mask, other: Mask
+    ) -> None:
+        """events: of each place whether a scored event stands there; other: whether its content is not its id's."""
+        self._plan, self._generations, self._logs, self._places = plan, generations, logs, places
+        self._events, self._other = events.tolist(), other.tolist()
+        self._out = np.zeros(places.size, np.uint8)
+        self.again = 0  # rows that stand on a log twice
+        self.rebuilt = False  # some rows were folded without a log
+
+    def verdicts(self, last: int) -> NDArray[np.uint8]:
+        """Of each place: new, a copy of one of the last 32 of its entity, or the same id with other content."""
+        rings: Rings = {}
+        before: Rings = {}
+        taken_over = 0
+        for generation in sorted({1, *self._generations.known()}):
+            if generation > last:
+                break
+            start, cut = self._generations.start(generation), self._generations.cut(generation)
+            if start.beside and cut is not None:
+                rings = {entity: list(ring) for entity, ring in before.items()}
+                self._fold(taken_over, rings, self._standing_before(start.feeds), decisive=None)
+                before = {entity: list(ring) for entity, ring in rings.items()}
+                everything = np.ones(self._places.size, np.bool_)
+                self._fold(generation, rings, everything, decisive=~self._standing_before(cut.feeds))
+            else:
+                self.rebuilt |= generation > 1
+                before = {entity: list(ring) for entity, ring in rings.items()}
+                self._fold(generation, rings, self._out == NOTHING, decisive=self._out == NOTHING)
+            taken_over = generation
+        return self._out
+
+    def _fold(self, generation: int, rings: Rings, wanted: Mask, decisive: Mask | None) -> None:
+        """Goes through a generation's logs. decisive: whose verdicts count; None: nobody's, only rings are wanted."""
+        seen = ~wanted
+        names = self._generations.at(generation)
+        for place, entity, name in observer.read_first_log(self._plan, names, self._logs, self._places):
+            if seen[place]:
+                self.again += decisive is not None
+                continue
+            seen[place] = True
+            verdict = _decide(rings.setdefault(entity, []), (self._events[place], name), self._other[place])
+            if decisive is not None and decisive[place]:
+                self._out[place] = verdict
+
+    def _standing_before(self, feeds: Offsets) -> Mask:
+        out = np.zeros(self._places.size, np.bool_)
+        for feed, offsets in feeds.items():
+            kind = self._plan.kind(feed)
+            for partition, offset in offsets.items():
+                first = self._places.of(kind, int(partition), 0)
+                out[first : first + offset] = True
+        return out
+
+
+def _decide(ring: Any, name: tuple[bool, bytes], other: bool) -> int:
+    for known, content in ring:
+        if known == name:
+            return DUPLICATE if content == other else CONFLICT
+    ring.append((name, other))
+    if len(ring) > RING:
+        del ring[0]
+    return NEW

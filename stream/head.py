@@ -182,6 +182,7 @@ class Commit:
     roster: dict[str, Any] | None = None
     entities: Sequence[bytes] = ()
     records: Sequence[bytes] = ()
+    nothing_waits: bool = False  # at a claim: it was not this partition that the starts before failed at
 
     def arguments(self) -> list[Any]:
         """Of the script.
@@ -193,7 +194,7 @@ class Commit:
         for name, value in (("applied", self.applied), ("sent", self.sent), ("roster", roster)):
             if value is not None:
                 new[name] = msgspec.json.encode(value).decode()
-        if self.position > self.head.position:
+        if self.position > self.head.position or self.nothing_waits:
             new["starts"] = 0
         head = packed([str(x).encode() for pair in new.items() for x in pair])
         pairs = packed([x for e, r in zip(self.entities, self.records, strict=True) for x in (b"e:" + e, r)])
@@ -202,7 +203,7 @@ class Commit:
     def done(self) -> None:
         """It stands in Redis."""
         head = self.head
-        if self.position > head.position:
+        if self.position > head.position or self.nothing_waits:
             head.starts = 0
         head.position = self.position
         head.applied = head.applied if self.applied is None else self.applied

@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from itertools import accumulate, count
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 from faust.types import TP
@@ -26,15 +26,17 @@ from stream.batch import StageApply
 from stream.cluster import TopicInfo
 from stream.faults import reached
 from stream.fetcher import Span
-from stream.head import Head, has_head, load
+from stream.head import Commit, Head, commit, has_head, load
 from stream.lane import BATCH_BLOCKS, STUCK_STARTS, Lane
 from stream.transport import Consumer, Fetch
 
 log = structlog.get_logger(__name__)
+T = TypeVar("T")
 PASS_BYTES = 4 * 1024 * 1024  # of all lanes of a pass; what one more batch brings comes on top
 PASSES = 2  # of a stage at the same time: one computes while the other waits for Kafka and Redis
 MUCH_BYTES = 256 * 1024
 FINISH_S = 10.0
+AT_ONCE = 32  # heads asked for at the same time: each takes a connection to Redis, and there are about 100
 STILL_SAME_S = 5.0  # between two looks at what nothing comes from
 
 
@@ -58,6 +60,7 @@ class Lanes:
         self._about_to_start: set[str] = set()
         self._passes: Counter[str] = Counter()  # over several lanes that run, by topic
         self._order = count(1)
+        self._few = asyncio.Semaphore(AT_ONCE)
         self._ids: dict[str, str] = {}  # of all stages' topics: partitions of a deleted one are taken from us
         self.consumer: Consumer | None = None
 
@@ -174,7 +177,7 @@ class Lanes:
             self._ids = {topic: topics[topic].topic_id for topic in self._stages}
             await self._check_grown(topics)
             assert self.consumer is not None
-            heads = await asyncio.gather(*(self._claim(tp, topics[tp.topic].topic_id) for tp in new))
+            heads = await asyncio.gather(*(self._one_of_few(self._claim(tp, topics[tp.topic].topic_id)) for tp in new))
             reached("while_joining")
             self._check_same_kafka(
                 [head.topic_id == topics[tp.topic].topic_id for tp, head in zip(new, heads, strict=True)]
@@ -183,6 +186,8 @@ class Lanes:
             for tp, head in zip(new, heads, strict=True):
                 self._check(tp, head, topics[tp.topic].topic_id, ranges[tp])
                 self._open(tp, head)
+            quiet = [head for tp, head in zip(new, heads, strict=True) if head.position == ranges[tp][1]]
+            await commit([Commit(head, head.position, nothing_waits=True) for head in quiet])
         return {tp: lane.head.position for tp, lane in self._lanes.items() if tp in assigned}
 
     async def _check_grown(self, topics: dict[str, TopicInfo]) -> None:
@@ -190,7 +195,7 @@ class Lanes:
         for stage in [s for s in self._stages.values() if s.internal]:
             partitions = topics[stage.topic].partitions
             there = await asyncio.gather(
-                *(has_head(self._redis, self._names, stage.name, p) for p in range(partitions))
+                *(self._one_of_few(has_head(self._redis, self._names, stage.name, p)) for p in range(partitions))
             )
             if any(there) and not all(there):
                 raise NotReady(grown(self._names, stage.topic, partitions, [p for p, h in enumerate(there) if not h]))
@@ -208,6 +213,10 @@ class Lanes:
             await asyncio.sleep(0.01)
         for tp in revoked:
             self._lanes.pop(tp, None)
+
+    async def _one_of_few(self, work: Coroutine[Any, Any, T]) -> T:
+        async with self._few:
+            return await work
 
     async def _claim(self, tp: TP, topic_id: str) -> Head:
         return await Head.claim(self._redis, self._names, self._stages[tp.topic].name, tp.partition, topic_id)

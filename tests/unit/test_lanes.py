@@ -16,9 +16,9 @@ from riskflow.record_batches import TooLarge, Unreadable
 from riskflow.state import new_head
 from stream.cluster import TopicIds
 from stream.fetcher import Span
-from stream.head import Head
+from stream.head import Commit, Head, commit
 from stream.lane import BATCH_BYTES, LANE_RECORDS, Lane
-from stream.lanes import MUCH_BYTES, Lanes
+from stream.lanes import AT_ONCE, MUCH_BYTES, Lanes
 from tests.model.store import Client, Store, Version
 
 
@@ -327,3 +327,31 @@ def test_lanes_that_are_alone_keep_nobody_from_a_pass() -> None:
         assert stage.passes == [[0], [1], [2]]
 
     asyncio.run(story())
+
+
+async def test_claims_of_a_partition_where_nothing_waits_are_no_failed_starts() -> None:
+    store, names = Store(), Names("u")
+    redis: Any = Client(store, no_gate)
+    values = {k.encode(): str(v).encode() for k, v in new_head(5, "id", "layout").items()}
+    store.write(names.head("events", 0), Version(0, values, {}))
+    for _ in range(3):
+        quiet = await Head.claim(redis, names, "events", 0, "id")
+        assert quiet.starts == 1
+        await commit([Commit(quiet, quiet.position, nothing_waits=True)])
+        assert quiet.starts == 0
+    assert [(await Head.claim(redis, names, "events", 0, "id")).starts for _ in range(2)] == [1, 2]
+
+
+async def test_many_heads_are_claimed_a_few_at_a_time() -> None:
+    lanes, most = Lanes(NAMES, "layout", None, None, 1000, print), 0  # type: ignore[arg-type]
+    running: set[int] = set()
+
+    async def one(i: int) -> None:
+        nonlocal most
+        running.add(i)
+        most = max(most, len(running))
+        await asyncio.sleep(0)
+        running.discard(i)
+
+    await asyncio.gather(*(lanes._one_of_few(one(i)) for i in range(200)))
+    assert most <= AT_ONCE

@@ -1,4 +1,5 @@
-"""Lanes: one for each claimed partition of a stage. Fetches go in; what waits is applied, batch after batch.
+"""Lanes: one for each claimed partition of a stage. Fetches go in, and what our own stages have sent on; what waits is
+applied, batch after batch.
 
 Batches are adaptive: what is waiting is taken, and nothing waits for more. Partitions that have something waiting at
 the same time are applied together, in one *pass*, because most of what a small batch costs does not depend on how many
@@ -11,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from itertools import accumulate, count
 from typing import Any
 
@@ -20,6 +21,7 @@ from faust.types import TP
 
 from riskflow.errors import Leave, NotReady
 from riskflow.names import Names
+from riskflow.record_batches import Record
 from riskflow.state import grown
 from stream import metrics
 from stream.batch import StageApply
@@ -59,6 +61,8 @@ class Lanes:
         self._passes: Counter[str] = Counter()  # over several lanes that run, by topic
         self._order = count(1)
         self._ids: dict[str, str] = {}  # of all stages' topics: partitions of a deleted one are taken from us
+        self._partitions: dict[str, int] = {}
+        self._ours: set[str] = set()  # internal topics that this worker alone writes
         self.consumer: Consumer | None = None
 
     def add(self, stage: StageApply) -> None:
@@ -76,6 +80,36 @@ class Lanes:
             assert self.consumer is not None
             self.consumer.read_from(span.tp, lane.next_offset)
         self._start_soon(span.tp.topic)
+
+    def hand_on(self, tp: TP, first: int, blocks: Sequence[bytes]) -> None:
+        """Puts blocks that we have sent, and that stand on the log from `first` on, into their lane without a fetch.
+
+        Only where nobody else writes, or the log would be fetched anyway. What does not follow the lane's last offset
+        (something foreign stands between), and what comes to a full lane, is left to the next fetch. Writers with open
+        transactions would keep a fetch from what follows them; internal logs have none.
+        """
+        lane = self._lanes.get(tp)
+        if lane is None or lane.closed or tp.topic not in self._ours:
+            return
+        assert self.consumer is not None
+        records = [Record(offset, -1, 0, None, block) for offset, block in enumerate(blocks, first)]
+        if first < 0 or lane.full or not lane.put(Span(tp, first, first + len(records), records)):
+            self.consumer.attend(tp)
+            return
+        self.consumer.skip_to(tp, lane.next_offset)
+        self._start_soon(tp.topic)
+
+    def _writes_alone(self) -> set[str]:
+        """Internal topics with no source of which another worker has a partition."""
+        mine = Counter(tp.topic for tp in self._lanes)
+        shared = {s.onward for s in self._stages.values() if mine[s.topic] < self._partitions[s.topic]}
+        return {s.onward for s in self._stages.values()} - shared
+
+    def _attend_to_shared(self) -> None:
+        assert self.consumer is not None
+        for tp in self._lanes:
+            if tp.topic not in self._ours:
+                self.consumer.attend(tp)
 
     def _start_soon(self, topic: str) -> None:
         """Begins passes after all that the event loop has in hand: other partitions' fetches may be among it."""
@@ -170,6 +204,7 @@ class Lanes:
         if new:
             topics: dict[str, TopicInfo] = await self._describe()
             self._ids = {topic: topics[topic].topic_id for topic in self._stages}
+            self._partitions = {topic: topics[topic].partitions for topic in self._stages}
             await self._check_grown(topics)
             assert self.consumer is not None
             heads = await asyncio.gather(*(self._claim(tp, topics[tp.topic].topic_id) for tp in new))
@@ -181,6 +216,7 @@ class Lanes:
             for tp, head in zip(new, heads, strict=True):
                 self._check(tp, head, topics[tp.topic].topic_id, ranges[tp])
                 self._open(tp, head)
+            self._ours = self._writes_alone()
         return {tp: lane.head.position for tp, lane in self._lanes.items() if tp in assigned}
 
     async def _check_grown(self, topics: dict[str, TopicInfo]) -> None:
@@ -206,6 +242,9 @@ class Lanes:
             await asyncio.sleep(0.01)
         for tp in revoked:
             self._lanes.pop(tp, None)
+        if given:
+            self._ours = self._writes_alone()
+            self._attend_to_shared()
 
     async def _claim(self, tp: TP, topic_id: str) -> Head:
         return await Head.claim(self._redis, self._names, self._stages[tp.topic].name, tp.partition, topic_id)

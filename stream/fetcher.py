@@ -225,6 +225,8 @@ class Fetcher:
         if found.error:
             self._refused(tp, errors.for_code(found.error))
             return False
+        if not found.data:
+            return True
         read = Committed(found, self._next[tp])
         records = list(read)
         self._next[tp] = read.next_fetch_offset

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from itertools import accumulate, count
 from typing import Any
@@ -57,8 +57,9 @@ class Lanes:
         self._stages: dict[str, StageApply] = {}
         self._lanes: dict[TP, Lane] = {}
         self._running: set[asyncio.Task[None]] = set()
-        self._about_to_start: set[str] = set()
+        self._about_to_start = False
         self._passes: Counter[str] = Counter()  # over several lanes that run, by topic
+        self._served: Counter[str] = Counter()  # topics: a larger number: later
         self._order = count(1)
         self._ids: dict[str, str] = {}  # of all stages' topics: partitions of a deleted one are taken from us
         self._partitions: dict[str, int] = {}
@@ -79,7 +80,7 @@ class Lanes:
         if not lane.put(span):
             assert self.consumer is not None
             self.consumer.read_from(span.tp, lane.next_offset)
-        self._start_soon(span.tp.topic)
+        self._start_soon()
 
     def hand_on(self, tp: TP, first: int, blocks: Sequence[bytes]) -> None:
         """Puts blocks that we have sent, and that stand on the log from `first` on, into their lane without a fetch.
@@ -97,7 +98,7 @@ class Lanes:
             self.consumer.attend(tp)
             return
         self.consumer.skip_to(tp, lane.next_offset)
-        self._start_soon(tp.topic)
+        self._start_soon()
 
     def _writes_alone(self) -> set[str]:
         """Internal topics with no source of which another worker has a partition."""
@@ -111,39 +112,48 @@ class Lanes:
             if tp.topic not in self._ours:
                 self.consumer.attend(tp)
 
-    def _start_soon(self, topic: str) -> None:
+    def _start_soon(self) -> None:
         """Begins passes after all that the event loop has in hand: other partitions' fetches may be among it."""
-        if topic not in self._about_to_start:
-            self._about_to_start.add(topic)
-            asyncio.get_running_loop().call_soon(self._start, topic)
+        if not self._about_to_start:
+            self._about_to_start = True
+            asyncio.get_running_loop().call_soon(self._start)
 
-    def _start(self, topic: str) -> None:
-        """Begins what may begin: a pass over the lanes that have waited longest, and one for each that is alone."""
-        self._about_to_start.discard(topic)
-        stage = self._stages[topic]
-        ready = [lane for tp, lane in self._lanes.items() if tp.topic == topic and lane.ready]
-        for lane in ready:
+    def _start(self) -> None:
+        """Begins what may begin: a pass over lanes of the stage that has waited longest, one for each that is alone."""
+        self._about_to_start = False
+        together: defaultdict[str, list[Lane]] = defaultdict(list)
+        for lane in [lane for lane in self._lanes.values() if lane.ready]:
             if lane.alone:
                 lane.busy = True
-                self._background(self._pass(stage, [lane]))
-        together = sorted((lane for lane in ready if not lane.alone), key=lambda lane: lane.served)
-        while together and self._may_begin(topic, together):
-            bytes_before = accumulate((lane.bytes_ready for lane in together), initial=0)
-            lanes = [lane for lane, before in zip(together, bytes_before, strict=False) if before < PASS_BYTES]
-            together = together[len(lanes) :]
-            self._passes[topic] += 1
+                self._background(self._pass(lane.stage, [lane]))
+            else:
+                together[lane.tp.topic].append(lane)
+        for topic in sorted(together, key=lambda topic: self._served[topic]):
+            self._start_together(self._stages[topic], sorted(together[topic], key=lambda lane: lane.served))
+
+    def _start_together(self, stage: StageApply, ready: list[Lane]) -> None:
+        while ready and self._may_begin(stage.topic, ready):
+            bytes_before = accumulate((lane.bytes_ready for lane in ready), initial=0)
+            lanes = [lane for lane, before in zip(ready, bytes_before, strict=False) if before < PASS_BYTES]
+            ready = ready[len(lanes) :]
+            self._passes[stage.topic] += 1
             for lane in lanes:
                 lane.busy = True
             self._background(self._together(stage, lanes))
 
     def _may_begin(self, topic: str, lanes: list[Lane]) -> bool:
-        """A second pass beside the first one only where much waits; what comes one by one is taken together."""
-        running = self._passes[topic]
-        return running == 0 or (running < PASSES and sum(lane.bytes_ready for lane in lanes) >= MUCH_BYTES)
+        """A pass beside another one only where much waits: what comes one by one is taken through stage after stage.
+
+        Passes of several stages at once take turns on one thread, so that each takes as long as all of them.
+        """
+        if not self._passes.total():
+            return True
+        return self._passes[topic] < PASSES and sum(lane.bytes_ready for lane in lanes) >= MUCH_BYTES
 
     async def _together(self, stage: StageApply, lanes: list[Lane]) -> None:
         await self._pass(stage, lanes)
         self._passes[stage.topic] -= 1
+        self._served[stage.topic] = next(self._order)
 
     async def _pass(self, stage: StageApply, lanes: list[Lane]) -> None:
         """One batch of each of these lanes, from fetched to committed."""
@@ -155,7 +165,7 @@ class Lanes:
             position.set(lane.head.position)
             lane.busy = False
             lane.served = next(self._order)
-        self._start_soon(stage.topic)
+        self._start_soon()
 
     async def _check_same_topic(self, tp: TP, head: Head) -> None:
         """Offsets went back: harmless after a seek, a loss when the topic was deleted and made again."""
@@ -193,7 +203,7 @@ class Lanes:
             await load([(lane.head, ()) for lane in idle])
         for lane in idle:
             lane.busy = False
-            self._start_soon(lane.tp.topic)
+            self._start_soon()
 
     def positions(self) -> Mapping[TP, int]:
         return {tp: lane.head.position for tp, lane in self._lanes.items()}

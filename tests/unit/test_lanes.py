@@ -304,6 +304,36 @@ def test_where_much_waits_two_passes_run_beside_each_other() -> None:
     asyncio.run(story())
 
 
+async def test_what_comes_one_by_one_is_taken_through_stage_after_stage() -> None:
+    story = Story()
+    feed, labels, first, second = story.stages
+    await story.fetched(TP(FEED, 0), 5, b"a")
+    await story.acknowledged(FIRST, 5, b"a")
+    await story.fetched(TP(FEED, 0), 6, b"b")
+    await story.fetched(TP(LABELS, 0), 5, b"c")
+    assert [len(s.got) for s in story.stages] == [1, 0, 0, 0]
+    feed.going_on.set()
+    await settle()
+    assert [len(s.got) for s in story.stages] == [1, 1, 0, 0], "none has had its turn: the first one comes first"
+    labels.going_on.set()
+    await settle()
+    assert [len(s.got) for s in story.stages] == [1, 1, 1, 0], "it has waited longer than the feed"
+    await story.acknowledged(SECOND, 5, b"a")
+    first.going_on.set()
+    await settle()
+    assert [len(s.got) for s in story.stages] == [1, 1, 1, 1]
+    second.going_on.set()
+    await settle()
+    assert [len(s.got) for s in story.stages] == [2, 1, 1, 1]
+
+
+async def test_much_that_waits_begins_beside_a_pass_of_another_stage() -> None:
+    story = Story()
+    await story.fetched(TP(FEED, 0), 5, b"a")
+    await story.acknowledged(FIRST, 5, b"x" * MUCH_BYTES)
+    assert [len(s.got) for s in story.stages] == [1, 0, 1, 0]
+
+
 def test_a_pass_is_bounded_in_bytes_and_no_lane_is_passed_over_for_ever() -> None:
     async def story() -> None:
         stage = Slow()
@@ -448,7 +478,7 @@ async def test_where_another_worker_writes_too_everything_is_fetched(others: lis
     story = Story(*others)
     for topic in (FIRST, SECOND):
         await story.acknowledged(topic, 5, b"a")
-        assert bool(story.got(topic)) == (topic in by_hand)
+        assert (TP(topic, 0) in story.consumer.at) == (topic in by_hand)
 
 
 async def test_partitions_that_come_and_go_decide_anew_who_writes_alone() -> None:

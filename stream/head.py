@@ -87,7 +87,25 @@ return {1}
 """
 
 
-SHA = {script: hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest() for script in (CLAIM, LOAD, COMMIT)}
+def for_each(script: str, arguments: int) -> str:
+    """The script on several heads of one server: two keys and so many arguments for each, an answer from each."""
+    return f"""
+local function one(KEYS, ARGV)
+{script}
+end
+local answers = {{}}
+for i = 1, #KEYS / 2 do
+  answers[i] = one({{KEYS[2 * i - 1], KEYS[2 * i]}}, {{unpack(ARGV, {arguments} * (i - 1) + 1, {arguments} * i)}})
+end
+return answers
+"""
+
+
+FOR_EACH = {LOAD: for_each(LOAD, 3), COMMIT: for_each(COMMIT, 4)}
+SHA = {
+    script: hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
+    for script in (CLAIM, LOAD, COMMIT, *FOR_EACH.values())
+}
 
 
 @dataclass
@@ -238,18 +256,16 @@ async def _not_happened(commits: list[Commit]) -> list[Commit]:
 
 
 async def _run(redis: Redis, script: str, calls: Sequence[tuple[list[str], list[Any]]]) -> list[Any]:
-    """A script on several heads, in one round trip; each call is atomic on its own."""
-    sha = SHA[script]
+    """A script on several heads, in one round trip; each head is decided on by itself."""
     try:
         if len(calls) == 1:
             keys, arguments = calls[0]
-            return [await redis.evalsha(sha, len(keys), *keys, *arguments)]
+            return [await redis.evalsha(SHA[script], len(keys), *keys, *arguments)]
         if is_cluster(redis):
-            return await _run_on_shards(redis, sha, calls)
-        pipe = redis.pipeline(transaction=False)
-        for keys, arguments in calls:
-            pipe.evalsha(sha, len(keys), *keys, *arguments)
-        return list(await pipe.execute())
+            return await _run_on_shards(redis, SHA[script], calls)
+        all_keys = [key for keys, _ in calls for key in keys]
+        all_arguments = [argument for _, arguments in calls for argument in arguments]
+        return list(await redis.evalsha(SHA[FOR_EACH[script]], len(all_keys), *all_keys, *all_arguments))
     except NoScriptError:
         for each in SHA:  # a new Redis, or one that was started again
             await redis.script_load(each)

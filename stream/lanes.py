@@ -36,6 +36,7 @@ log = structlog.get_logger(__name__)
 PASS_BYTES = 4 * 1024 * 1024  # of all lanes of a pass; what one more batch brings comes on top
 PASSES = 2  # of a stage at the same time: one computes while the other waits for Kafka and Redis
 MUCH_BYTES = 256 * 1024
+LONG_S = 0.25  # a pass that takes longer keeps no other stage waiting
 FINISH_S = 10.0
 STILL_SAME_S = 5.0  # between two looks at what nothing comes from
 
@@ -59,6 +60,7 @@ class Lanes:
         self._running: set[asyncio.Task[None]] = set()
         self._about_to_start = False
         self._passes: Counter[str] = Counter()  # over several lanes that run, by topic
+        self._brief: set[Lane] = set()  # the first lane of each that began less than LONG_S ago
         self._served: Counter[str] = Counter()  # topics: a larger number: later
         self._order = count(1)
         self._ids: dict[str, str] = {}  # of all stages' topics: partitions of a deleted one are taken from us
@@ -137,6 +139,7 @@ class Lanes:
             lanes = [lane for lane, before in zip(ready, bytes_before, strict=False) if before < PASS_BYTES]
             ready = ready[len(lanes) :]
             self._passes[stage.topic] += 1
+            self._brief.add(lanes[0])
             for lane in lanes:
                 lane.busy = True
             self._background(self._together(stage, lanes))
@@ -144,16 +147,24 @@ class Lanes:
     def _may_begin(self, topic: str, lanes: list[Lane]) -> bool:
         """A pass beside another one only where much waits: what comes one by one is taken through stage after stage.
 
-        Passes of several stages at once take turns on one thread, so that each takes as long as all of them.
+        Passes of several stages at once take turns on one thread, so that each takes as long as all of them. One that
+        takes long waits for something (a bundle, Kafka, Redis) that other stages may not need.
         """
-        if not self._passes.total():
+        if self._passes[topic] == 0 and not self._brief:
             return True
         return self._passes[topic] < PASSES and sum(lane.bytes_ready for lane in lanes) >= MUCH_BYTES
 
     async def _together(self, stage: StageApply, lanes: list[Lane]) -> None:
+        timer = asyncio.get_running_loop().call_later(LONG_S, self._takes_long, lanes[0])
         await self._pass(stage, lanes)
+        timer.cancel()
+        self._brief.discard(lanes[0])
         self._passes[stage.topic] -= 1
         self._served[stage.topic] = next(self._order)
+
+    def _takes_long(self, first: Lane) -> None:
+        self._brief.discard(first)
+        self._start_soon()
 
     async def _pass(self, stage: StageApply, lanes: list[Lane]) -> None:
         """One batch of each of these lanes, from fetched to committed."""

@@ -327,6 +327,18 @@ async def test_what_comes_one_by_one_is_taken_through_stage_after_stage() -> Non
     assert [len(s.got) for s in story.stages] == [2, 1, 1, 1]
 
 
+async def test_a_pass_that_waits_for_something_keeps_no_other_stage_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stream.lanes.LONG_S", 0.02)
+    story = Story()
+    await story.fetched(TP(SECOND, 0), 5, b"a")
+    await story.fetched(TP(FEED, 0), 5, b"a")
+    assert [len(s.got) for s in story.stages] == [0, 0, 0, 1]
+    await asyncio.sleep(0.05)
+    assert [len(s.got) for s in story.stages] == [1, 0, 0, 1]
+    await story.fetched(TP(SECOND, 1), 5, b"b")
+    assert len(story.stages[3].got) == 1, "of a stage there is one, as before"
+
+
 async def test_much_that_waits_begins_beside_a_pass_of_another_stage() -> None:
     story = Story()
     await story.fetched(TP(FEED, 0), 5, b"a")

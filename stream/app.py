@@ -1,6 +1,7 @@
 """The composition root: settings, plan, topics, stages and agents, put together. `faust -A stream.app worker` runs it.
 
 One event's way: Intake (stream/intake.py) -> EntityStage of each entity (stream/entity.py) -> Score (stream/score.py).
+Between them: Outbox -> Producer (stream/transport.py) -> Kafka -> Lanes (stream/lanes.py), by a fetch or handed on.
 """
 
 from __future__ import annotations
@@ -111,6 +112,7 @@ class Worker:
         await check_newest(self.topic_ids, self.names, self.plan.entities[0], int(beside or 0))
         topics = await self.describe()
         plan, names, producer = self.plan, self.names, self.app.producer
+        producer.on_log = self.lanes.hand_on
         partitions = [topics[names.by(e)].partitions for e in plan.entities]
         for feed in plan.usecase.feeds:
             self.lanes.add(

@@ -39,5 +39,6 @@ class StageApply(Protocol):
     name: str
     topic: str
     internal: bool
+    onward: str  # the internal topic that it sends blocks to; empty for the last one
 
     async def apply(self, work: Sequence[Batch]) -> None: ...

@@ -31,6 +31,8 @@ OTHER_CONTENT = "an event with this id and other content came before"
 class Next(Protocol):
     """What is done with observed rows: sent to the next entity, or scored."""
 
+    topic: str  # of the next entity; empty for the last one
+
     async def ready(self, work: Sequence[Batch]) -> None: ...
 
     async def send(self, work: Sequence[Batch], columns: Columns, sent: Sent, outbox: Outbox) -> None: ...
@@ -44,6 +46,7 @@ class EntityStage:
     def __init__(self, plan: Plan, stage: Stage, names: Names, producer: Producer, following: Next) -> None:
         self.plan, self.stage, self.names, self.producer, self.following = plan, stage, names, producer, following
         self.name, self.topic = stage.entity.field, names.by(stage.entity.field)
+        self.onward = following.topic
         self._part = log_columns(self.name)[1]
         self._travels = travelling(plan, stage)
 
@@ -176,7 +179,8 @@ class Forward:
     def __init__(self, names: Names, this: Stage, following: Stage, partitions: int) -> None:
         log, part = log_columns(this.entity.field)
         self._to, self._partitions = following.entity.field, partitions
-        self._onward = blocks.Onward(this.entity.field, part, log, self._to, names.by(self._to))
+        self.topic = names.by(self._to)
+        self._onward = blocks.Onward(this.entity.field, part, log, self._to, self.topic)
 
     async def ready(self, work: Sequence[Batch]) -> None:
         """A stage that only forwards needs nothing beyond its heads."""

@@ -101,13 +101,13 @@ class Session:
         self._id, self._epoch = 0, NEW_SESSION
         self._told: dict[TP, int] = {}
 
-    def request(self, wanted: Mapping[TP, int]) -> FetchRequest:
+    def request(self, wanted: Mapping[TP, int], wait_ms: int = MAX_WAIT_MS) -> FetchRequest:
         """Asks for these partitions from these offsets on."""
         told = self._told
         changed = [tp for tp, offset in wanted.items() if told.get(tp) != offset]
         forgotten = [tp for tp in told if tp not in wanted]
         self._told = dict(wanted)
-        fixed = FIXED.pack(-1, MAX_WAIT_MS, 1, MAX_BYTES, READ_COMMITTED, self._id, self._epoch)
+        fixed = FIXED.pack(-1, wait_ms, 1, MAX_BYTES, READ_COMMITTED, self._id, self._epoch)
         asked = _by_topic(changed, lambda tp: WANTED.pack(tp.partition, -1, wanted[tp], -1, MAX_PARTITION_BYTES))
         left = _by_topic(forgotten, lambda tp: INT.pack(tp.partition))
         return FetchRequest(b"".join((fixed, asked, left, SHORT.pack(0))))

@@ -1,7 +1,8 @@
 """Fetches: what the brokers have of this worker's partitions, by one long poll to each broker, in the event loop.
 
 Where reading stands is decided here and by the heads alone. An answer to what is not wanted any more (the partition
-went, or was sought elsewhere) is dropped. A partition that its lane holds is left out until it is let go.
+went, or was sought elsewhere) is dropped. A partition that its lane holds is left out until it is let go. One whose
+records come to its lane by hand (Lanes.hand_on) is only looked at now and then, lest what we have wakes the long poll.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import asyncio
 import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,10 +26,11 @@ from faust.types import TP
 
 from riskflow.errors import NotReady
 from riskflow.record_batches import Batches
-from stream.fetch_session import Answer, Found, Session
+from stream.fetch_session import MAX_WAIT_MS, Answer, Found, Session
 
 log = structlog.get_logger(__name__)
 POLL_S = 0.002  # at least from one poll to the next: each costs as much as scoring a few events
+LOOK_S = 0.1  # between two looks at what comes by hand
 RETRY_S = 0.1
 REFRESH_S = 0.2  # between two looks for a leader that is not known
 AWAY = (errors.KafkaError, OSError, asyncio.TimeoutError)
@@ -79,6 +82,7 @@ class Fetcher:
         self._next: dict[TP, int] = {}  # what is read, and from where on
         self._delivered: dict[TP, int] = {}  # up to where it was handed over, or sought
         self._held: set[TP] = set()  # by their lanes
+        self._by_hand: set[TP] = set()
         self._resting: set[TP] = set()  # not to be had just now
         self._led: dict[int, list[TP]] = {}  # by the number of the broker
         self._polls: dict[int, asyncio.Task[None]] = {}
@@ -105,6 +109,7 @@ class Fetcher:
         self._next = {tp: self._next.get(tp, offset) for tp, offset in positions.items()}
         self._delivered = {tp: self._delivered.get(tp, offset) for tp, offset in positions.items()}
         self._held &= set(self._next)
+        self._by_hand &= set(self._next)
         if positions:
             await self._client.set_topics({tp.topic for tp in positions})
         self._locate()
@@ -115,11 +120,26 @@ class Fetcher:
             self._next.pop(tp, None)
             self._delivered.pop(tp, None)
             self._held.discard(tp)
+            self._by_hand.discard(tp)
 
     def seek(self, tp: TP, offset: int) -> None:
         """Goes on from another offset."""
         if tp in self._next:
             self._next[tp] = self._delivered[tp] = offset
+            self.attend(tp)
+
+    def skip_to(self, tp: TP, offset: int) -> None:
+        """What comes before this offset came by hand, and so will what follows."""
+        if tp in self._next:
+            self._next[tp] = max(self._next[tp], offset)
+            self._delivered[tp] = max(self._delivered[tp], offset)
+            self._by_hand.add(tp)
+
+    def attend(self, tp: TP) -> None:
+        """Reads it with each poll again."""
+        if tp in self._by_hand:
+            self._by_hand.discard(tp)
+            self._changed.set()
 
     def hold(self, tp: TP) -> None:
         """Fetches nothing of it for a while."""
@@ -155,17 +175,20 @@ class Fetcher:
 
     async def _poll(self, node: int) -> None:
         """Asks one broker again and again."""
-        session, at = Session(), 0.0
+        session, at, looked = Session(), 0.0, 0.0
         while True:
             await asyncio.sleep(max(0.0, at + POLL_S - time.monotonic()))
             at = time.monotonic()
-            wanted = self._wanted(node)
+            wanted, wait_ms = self._wanted(node), MAX_WAIT_MS
+            if at - looked >= LOOK_S and (by_hand := self._wanted(node, by_hand=True)):
+                wanted, wait_ms, looked = wanted | by_hand, 0, at
             if not wanted:
                 self._changed.clear()
-                await self._changed.wait()
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._changed.wait(), LOOK_S)
                 continue
             try:
-                answer: Answer = await self._client.send(node, session.request(wanted))
+                answer: Answer = await self._client.send(node, session.request(wanted, wait_ms))
             except AWAY as error:
                 log.warning("no answer to a fetch", broker=node, error=repr(error))
                 answer, session = Answer(0, 0, []), Session()
@@ -179,11 +202,11 @@ class Fetcher:
                 if self._next.get(found.tp) == wanted.get(found.tp) and not await self._take(found):
                     session.again(found.tp)
 
-    def _wanted(self, node: int) -> dict[TP, int]:
+    def _wanted(self, node: int, by_hand: bool = False) -> dict[TP, int]:
         return {
             tp: self._next[tp]
             for tp in self._led.get(node, ())
-            if tp in self._next and not (tp in self._held or tp in self._resting)
+            if tp in self._next and (tp in self._by_hand) is by_hand and not (tp in self._held or tp in self._resting)
         }
 
     def _rest(self, tp: TP) -> None:
@@ -202,10 +225,13 @@ class Fetcher:
         if found.error:
             self._refused(tp, errors.for_code(found.error))
             return False
+        if not found.data:
+            return True
         read = Committed(found, self._next[tp])
         records = list(read)
         self._next[tp] = read.next_fetch_offset
         if records:
+            self._by_hand.discard(tp)
             begin, self._delivered[tp] = self._delivered[tp], read.next_fetch_offset
             await self._deliver(Span(tp, begin, read.next_fetch_offset, records))
         return True

@@ -98,8 +98,26 @@ return {1}
 """
 
 
-SCRIPTS = (CLAIM, LOAD, GATE, COMMIT)
-SHA = {script: hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest() for script in SCRIPTS}
+def for_each(script: str, keys: int, arguments: int) -> str:
+    """The script on several heads of one server: so many keys and arguments for each, an answer from each."""
+    return f"""
+local function one(KEYS, ARGV)
+{script}
+end
+local answers = {{}}
+for i = 1, #KEYS / {keys} do
+  local keys = {{unpack(KEYS, {keys} * (i - 1) + 1, {keys} * i)}}
+  answers[i] = one(keys, {{unpack(ARGV, {arguments} * (i - 1) + 1, {arguments} * i)}})
+end
+return answers
+"""
+
+
+FOR_EACH = {LOAD: for_each(LOAD, 2, 3), GATE: for_each(GATE, 1, 2), COMMIT: for_each(COMMIT, 2, 4)}
+SHA = {
+    script: hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
+    for script in (CLAIM, LOAD, GATE, COMMIT, *FOR_EACH.values())
+}
 
 
 @dataclass
@@ -254,18 +272,16 @@ async def _not_happened(commits: list[Commit]) -> list[Commit]:
 
 
 async def run_script(redis: Redis, script: str, calls: Sequence[tuple[list[str], list[Any]]]) -> list[Any]:
-    """A script on several heads, in one round trip; each call is atomic on its own."""
-    sha = SHA[script]
+    """A script on several heads, in one round trip; each head is decided on by itself."""
     try:
         if len(calls) == 1:
             keys, arguments = calls[0]
-            return [await redis.evalsha(sha, len(keys), *keys, *arguments)]
+            return [await redis.evalsha(SHA[script], len(keys), *keys, *arguments)]
         if is_cluster(redis):
-            return await _run_on_shards(redis, sha, calls)
-        pipe = redis.pipeline(transaction=False)
-        for keys, arguments in calls:
-            pipe.evalsha(sha, len(keys), *keys, *arguments)
-        return list(await pipe.execute())
+            return await _run_on_shards(redis, SHA[script], calls)
+        all_keys = [key for keys, _ in calls for key in keys]
+        all_arguments = [argument for _, arguments in calls for argument in arguments]
+        return list(await redis.evalsha(SHA[FOR_EACH[script]], len(all_keys), *all_keys, *all_arguments))
     except NoScriptError:
         for each in SHA:  # a new Redis, or one that was started again
             await redis.script_load(each)

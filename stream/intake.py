@@ -41,8 +41,9 @@ class Intake:
         self.name, self.topic = feed.name, names.feed(feed.name)
         self._decoder = Decoder(plan, feed, hash_key)
         self._first = plan.usecase.entities[0].field
+        self.onward = names.by(self._first)
         self._partitions = partitions
-        self._onward = blocks.Onward(self.name, INTAKE_PARTITION, INTAKE_LOG, self._first, names.by(self._first))
+        self._onward = blocks.Onward(self.name, INTAKE_PARTITION, INTAKE_LOG, self._first, self.onward)
 
     async def apply(self, work: Sequence[Batch]) -> None:
         """Decodes, sends, commits; the batches are of different partitions."""

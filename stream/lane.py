@@ -60,6 +60,11 @@ class Lane:
         return True
 
     @property
+    def full(self) -> bool:
+        """So much waits that no more is fetched for a while."""
+        return self._full
+
+    @property
     def next_offset(self) -> int:
         """The offset that the next fetch must begin with."""
         return self._next

@@ -1,4 +1,5 @@
-"""Lanes: one for each claimed partition of a stage. Fetches go in; what waits is applied, batch after batch.
+"""Lanes: one for each claimed partition of a stage. Fetches go in, and what our own stages have sent on; what waits is
+applied, batch after batch.
 
 Batches are adaptive: what is waiting is taken, and nothing waits for more. Partitions that have something waiting at
 the same time are applied together, in one *pass*, because most of what a small batch costs does not depend on how many
@@ -10,8 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from itertools import accumulate, count
 from typing import Any, TypeVar
 
@@ -20,6 +21,7 @@ from faust.types import TP
 
 from riskflow.errors import Leave, NotReady
 from riskflow.names import Names
+from riskflow.record_batches import Record
 from riskflow.state import grown
 from stream import metrics
 from stream.batch import StageApply
@@ -35,6 +37,7 @@ T = TypeVar("T")
 PASS_BYTES = 4 * 1024 * 1024  # of all lanes of a pass; what one more batch brings comes on top
 PASSES = 2  # of a stage at the same time: one computes while the other waits for Kafka and Redis
 MUCH_BYTES = 256 * 1024
+LONG_S = 0.25  # a pass that takes longer keeps no other stage waiting
 FINISH_S = 10.0
 AT_ONCE = 32  # heads asked for at the same time: each takes a connection to Redis, and there are about 100
 STILL_SAME_S = 5.0  # between two looks at what nothing comes from
@@ -57,11 +60,15 @@ class Lanes:
         self._stages: dict[str, StageApply] = {}
         self._lanes: dict[TP, Lane] = {}
         self._running: set[asyncio.Task[None]] = set()
-        self._about_to_start: set[str] = set()
+        self._about_to_start = False
         self._passes: Counter[str] = Counter()  # over several lanes that run, by topic
+        self._brief: set[Lane] = set()  # the first lane of each that began less than LONG_S ago
+        self._served: Counter[str] = Counter()  # topics: a larger number: later
         self._order = count(1)
         self._few = asyncio.Semaphore(AT_ONCE)
         self._ids: dict[str, str] = {}  # of all stages' topics: partitions of a deleted one are taken from us
+        self._partitions: dict[str, int] = {}
+        self._ours: set[str] = set()  # internal topics that this worker alone writes
         self.consumer: Consumer | None = None
 
     def add(self, stage: StageApply) -> None:
@@ -78,41 +85,89 @@ class Lanes:
         if not lane.put(span):
             assert self.consumer is not None
             self.consumer.read_from(span.tp, lane.next_offset)
-        self._start_soon(span.tp.topic)
+        self._start_soon()
 
-    def _start_soon(self, topic: str) -> None:
+    def hand_on(self, tp: TP, first: int, blocks: Sequence[bytes]) -> None:
+        """Puts blocks that we have sent, and that stand on the log from `first` on, into their lane without a fetch.
+
+        Only where nobody else writes, or the log would be fetched anyway. What does not follow the lane's last offset
+        (something foreign stands between), and what comes to a full lane, is left to the next fetch. Writers with open
+        transactions would keep a fetch from what follows them; internal logs have none.
+        """
+        lane = self._lanes.get(tp)
+        if lane is None or lane.closed or tp.topic not in self._ours:
+            return
+        assert self.consumer is not None
+        records = [Record(offset, -1, 0, None, block) for offset, block in enumerate(blocks, first)]
+        if first < 0 or lane.full or not lane.put(Span(tp, first, first + len(records), records)):
+            self.consumer.attend(tp)
+            return
+        self.consumer.skip_to(tp, lane.next_offset)
+        self._start_soon()
+
+    def _writes_alone(self) -> set[str]:
+        """Internal topics with no source of which another worker has a partition."""
+        mine = Counter(tp.topic for tp in self._lanes)
+        shared = {s.onward for s in self._stages.values() if mine[s.topic] < self._partitions[s.topic]}
+        return {s.onward for s in self._stages.values()} - shared
+
+    def _attend_to_shared(self) -> None:
+        assert self.consumer is not None
+        for tp in self._lanes:
+            if tp.topic not in self._ours:
+                self.consumer.attend(tp)
+
+    def _start_soon(self) -> None:
         """Begins passes after all that the event loop has in hand: other partitions' fetches may be among it."""
-        if topic not in self._about_to_start:
-            self._about_to_start.add(topic)
-            asyncio.get_running_loop().call_soon(self._start, topic)
+        if not self._about_to_start:
+            self._about_to_start = True
+            asyncio.get_running_loop().call_soon(self._start)
 
-    def _start(self, topic: str) -> None:
-        """Begins what may begin: a pass over the lanes that have waited longest, and one for each that is alone."""
-        self._about_to_start.discard(topic)
-        stage = self._stages[topic]
-        ready = [lane for tp, lane in self._lanes.items() if tp.topic == topic and lane.ready]
-        for lane in ready:
+    def _start(self) -> None:
+        """Begins what may begin: a pass over lanes of the stage that has waited longest, one for each that is alone."""
+        self._about_to_start = False
+        together: defaultdict[str, list[Lane]] = defaultdict(list)
+        for lane in [lane for lane in self._lanes.values() if lane.ready]:
             if lane.alone:
                 lane.busy = True
-                self._background(self._pass(stage, [lane]))
-        together = sorted((lane for lane in ready if not lane.alone), key=lambda lane: lane.served)
-        while together and self._may_begin(topic, together):
-            bytes_before = accumulate((lane.bytes_ready for lane in together), initial=0)
-            lanes = [lane for lane, before in zip(together, bytes_before, strict=False) if before < PASS_BYTES]
-            together = together[len(lanes) :]
-            self._passes[topic] += 1
+                self._background(self._pass(lane.stage, [lane]))
+            else:
+                together[lane.tp.topic].append(lane)
+        for topic in sorted(together, key=lambda topic: self._served[topic]):
+            self._start_together(self._stages[topic], sorted(together[topic], key=lambda lane: lane.served))
+
+    def _start_together(self, stage: StageApply, ready: list[Lane]) -> None:
+        while ready and self._may_begin(stage.topic, ready):
+            bytes_before = accumulate((lane.bytes_ready for lane in ready), initial=0)
+            lanes = [lane for lane, before in zip(ready, bytes_before, strict=False) if before < PASS_BYTES]
+            ready = ready[len(lanes) :]
+            self._passes[stage.topic] += 1
+            self._brief.add(lanes[0])
             for lane in lanes:
                 lane.busy = True
             self._background(self._together(stage, lanes))
 
     def _may_begin(self, topic: str, lanes: list[Lane]) -> bool:
-        """A second pass beside the first one only where much waits; what comes one by one is taken together."""
-        running = self._passes[topic]
-        return running == 0 or (running < PASSES and sum(lane.bytes_ready for lane in lanes) >= MUCH_BYTES)
+        """A pass beside another one only where much waits: what comes one by one is taken through stage after stage.
+
+        Passes of several stages at once take turns on one thread, so that each takes as long as all of them. One that
+        takes long waits for something (a bundle, Kafka, Redis) that other stages may not need.
+        """
+        if self._passes[topic] == 0 and not self._brief:
+            return True
+        return self._passes[topic] < PASSES and sum(lane.bytes_ready for lane in lanes) >= MUCH_BYTES
 
     async def _together(self, stage: StageApply, lanes: list[Lane]) -> None:
+        timer = asyncio.get_running_loop().call_later(LONG_S, self._takes_long, lanes[0])
         await self._pass(stage, lanes)
+        timer.cancel()
+        self._brief.discard(lanes[0])
         self._passes[stage.topic] -= 1
+        self._served[stage.topic] = next(self._order)
+
+    def _takes_long(self, first: Lane) -> None:
+        self._brief.discard(first)
+        self._start_soon()
 
     async def _pass(self, stage: StageApply, lanes: list[Lane]) -> None:
         """One batch of each of these lanes, from fetched to committed."""
@@ -126,7 +181,7 @@ class Lanes:
             lane.served = next(self._order)
             if lane.head.ended and self.consumer is not None:
                 self.consumer.hold(lane.tp)
-        self._start_soon(stage.topic)
+        self._start_soon()
 
     async def _check_same_topic(self, tp: TP, head: Head) -> None:
         """Offsets went back: harmless after a seek, a loss when the topic was deleted and made again."""
@@ -164,7 +219,7 @@ class Lanes:
             await load([(lane.head, ()) for lane in idle])
         for lane in idle:
             lane.busy = False
-            self._start_soon(lane.tp.topic)
+            self._start_soon()
 
     def positions(self) -> Mapping[TP, int]:
         return {tp: lane.head.position for tp, lane in self._lanes.items()}
@@ -175,6 +230,7 @@ class Lanes:
         if new:
             topics: dict[str, TopicInfo] = await self._describe()
             self._ids = {topic: topics[topic].topic_id for topic in self._stages}
+            self._partitions = {topic: topics[topic].partitions for topic in self._stages}
             await self._check_grown(topics)
             assert self.consumer is not None
             heads = await asyncio.gather(*(self._one_of_few(self._claim(tp, topics[tp.topic].topic_id)) for tp in new))
@@ -188,6 +244,7 @@ class Lanes:
                 self._open(tp, head)
             quiet = [head for tp, head in zip(new, heads, strict=True) if head.position == ranges[tp][1]]
             await commit([Commit(head, head.position, nothing_waits=True) for head in quiet])
+            self._ours = self._writes_alone()
         return {tp: lane.head.position for tp, lane in self._lanes.items() if tp in assigned}
 
     async def _check_grown(self, topics: dict[str, TopicInfo]) -> None:
@@ -213,6 +270,9 @@ class Lanes:
             await asyncio.sleep(0.01)
         for tp in revoked:
             self._lanes.pop(tp, None)
+        if given:
+            self._ours = self._writes_alone()
+            self._attend_to_shared()
 
     async def _one_of_few(self, work: Coroutine[Any, Any, T]) -> T:
         async with self._few:

@@ -53,6 +53,8 @@ class Message(msgspec.Struct):
 class Score:
     """Scores what the last entity has observed. Labels and other feeds end here, in `rows`, without a score."""
 
+    topic = ""
+
     def __init__(
         self, plan: Plan, names: Names, swap: Swap, worker: str, *, scores_partitions: int, rows_partitions: int
     ) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import aiokafka
@@ -97,6 +98,16 @@ class Consumer(driver.Consumer):
         if self._fetcher is not None:
             self._fetcher.let_go(tp)
 
+    def skip_to(self, tp: TP, offset: int) -> None:
+        """What comes before this offset need not be fetched."""
+        if self._fetcher is not None:
+            self._fetcher.skip_to(tp, offset)
+
+    def attend(self, tp: TP) -> None:
+        """Fetches a partition with each poll again."""
+        if self._fetcher is not None:
+            self._fetcher.attend(tp)
+
     async def seek_to_committed(self) -> Mapping[TP, int]:
         """Called by Faust after an assignment: heads are claimed, reading begins at their positions."""
         try:
@@ -163,9 +174,12 @@ class Consumer(driver.Consumer):
 class Producer(driver.Producer):
     """Sends whole record batches, idempotent; each is acknowledged as one."""
 
+    # Set by the composition root: told of each batch that stands on its log: where its values begin, and these.
+    on_log: Callable[[TP, int, list[bytes]], None]
+
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._turns: defaultdict[tuple[str, int], asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._turns: defaultdict[TP, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     def _settings_extra(self) -> Mapping[str, Any]:
         return {"enable_idempotence": True}
@@ -177,20 +191,30 @@ class Producer(driver.Producer):
         records: Iterable[tuple[bytes | None, bytes, list[tuple[str, bytes]]]],
     ) -> list[Awaitable[Any]]:
         """Queues (key, value, headers) in order and returns what must be awaited; each awaitable is one batch."""
-        producer = self._ensure_producer()
+        producer, tp = self._ensure_producer(), TP(topic, partition)
         acknowledgements: list[Awaitable[Any]] = []
         # aiokafka lets a batch wait for the one before it, but counts that time wrongly when several wait at once.
-        async with self._turns[topic, partition]:
-            batch, used = producer.create_batch(), 0
+        async with self._turns[tp]:
+            batch, values = producer.create_batch(), list[bytes]()
             for key, value, headers in records:
                 if batch.append(key=key, value=value, timestamp=None, headers=headers) is None:
-                    acknowledgements.append(await producer.send_batch(batch, topic, partition=partition))
-                    batch = producer.create_batch()
+                    acknowledgements.append(await self._send(batch, tp, values))
+                    batch, values = producer.create_batch(), []
                     batch.append(key=key, value=value, timestamp=None, headers=headers)
-                used += 1
-            if used:
-                acknowledgements.append(await producer.send_batch(batch, topic, partition=partition))
+                values.append(value)
+            if values:
+                acknowledgements.append(await self._send(batch, tp, values))
         return acknowledgements
+
+    async def _send(self, batch: Any, tp: TP, values: list[bytes]) -> Awaitable[Any]:
+        acknowledgement: asyncio.Future[Any]
+        acknowledgement = await self._ensure_producer().send_batch(batch, tp.topic, partition=tp.partition)
+        acknowledgement.add_done_callback(partial(self._acknowledged, tp, values))
+        return acknowledgement
+
+    def _acknowledged(self, tp: TP, values: list[bytes], acknowledgement: asyncio.Future[Any]) -> None:
+        if not acknowledgement.cancelled() and acknowledgement.exception() is None:
+            self.on_log(tp, acknowledgement.result().offset, values)
 
 
 class Transport(driver.Transport):

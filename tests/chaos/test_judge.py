@@ -31,7 +31,9 @@ class Finished:
         self.store = made.place.store()
         logs = self.judge_now().logs
         self.scores = [(p, r, json.loads(r.value)) for p, r in logs.records(self.names.scores)]
-        self.rows = [(p, r, *decode(r.value)) for p, r in logs.records(self.names.rows)]
+        blocks = [(p, r, *decode(r.value)) for p, r in logs.records(self.names.rows)]
+        # Labels have no score that could be another one, and a pass may hold nothing else.
+        self.rows = [block for block in blocks if not np.asarray(block[2]["_kind"]).any()]
         self.rejected = [r for _, r in logs.records(self.names.rejected) if r.key.startswith(b"events:")]
 
     def judge_now(self) -> Judge:

@@ -14,7 +14,7 @@ from batch.switch import CUT, HOLD
 from riskflow.names import Names
 from riskflow.state import BEHIND, HELD_UNTIL_MS, LEFT_FOR, UNTIL, new_head
 from stream import head
-from stream.head import CLAIM, COMMIT, FIELDS, GATE, LOAD, SHA, packed
+from stream.head import CLAIM, COMMIT, FIELDS, FOR_EACH, GATE, LOAD, SHA, packed
 from tests.model.store import Store, Version, encoded, tag
 from tests.support import store
 
@@ -96,6 +96,27 @@ def test_both_know_no_script_that_was_not_loaded(services: Any) -> None:
     real.script_flush()
     with pytest.raises(NoScriptError):
         real.evalsha(SHA[CLAIM], 1, KEYS[0])
+
+
+def test_a_script_on_several_heads_answers_for_each(services: Any) -> None:
+    redis = store()
+    keys = [(NAMES.head("card", p), NAMES.records("card", p)) for p in range(3)]
+    for head_key, records in keys:
+        redis.delete(head_key, records)
+        redis.hset(head_key, mapping=new_head(5, "topic", "layout"))
+    epochs = [0, 1, 0]  # somebody else has the one between
+
+    def on_all(script: str, *arguments: bytes) -> Any:
+        values = [v for epoch in epochs for v in (epoch, 5, *arguments)]
+        sha = redis.script_load(FOR_EACH[script])
+        wanted = [k for pair in keys for k in (pair[:1] if script == GATE else pair)]
+        return redis.evalsha(sha, len(wanted), *wanted, *values)
+
+    refused = [0, b"0", b"5"]
+    assert on_all(LOAD, packed(ENTITIES[:2])) == [[1, None, None], refused, [1, None, None]]
+    assert on_all(GATE) == [[1, b"", 0, b""], refused, [1, b"", 0, b""]]
+    assert on_all(COMMIT, packed([b"sent", b"{}"]), packed([b"e:0", b"x"])) == [[1], refused, [1]]
+    assert on_all(LOAD, packed(ENTITIES[:2])) == [[1, b"x", None], refused, [1, b"x", None]]
 
 
 def without(what: str, instead: str) -> Callable[[str], str]:

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from tests.model.steps import GATES
 
 USUAL = ["payments", "payments", "deliver", "deliver", "deliver", "reports"]
-MENDED = ["move", "go_on", "kill", "swap", "lose", "no_answer", "redis_restarts", "broker_refuses", "skip", "repeat"]
+MENDED = ["move", "go_on", "kill", "swap", "lose", "no_answer", "redis_restarts", "broker_refuses", "skip", "repeat",
+          "no_offset"]  # fmt: skip
 FATAL = ["truncate", "empty", "retention"]
 # A few kinds that come often find more than all of them that come seldom.
 MIXES = [[*USUAL, *some] for some in itertools.combinations(MENDED, 4)]

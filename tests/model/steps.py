@@ -174,6 +174,10 @@ class Run:
         self.world.planted.add(REFUSED)
         self.worker(a).producer.fail_next = True
 
+    async def no_offset(self, a: int, b: int) -> None:
+        """Acknowledgements do not say where a batch stands, so it has to be fetched; or they do again."""
+        self.worker(a).producer.says_where = b % 4 == 3
+
     async def skip(self, a: int, b: int) -> None:
         """A fetch is lost on its way to the lane; the next one begins further on."""
         at = self.worker(a).consumer.at
@@ -215,7 +219,7 @@ STEPS: dict[str, Callable[[Run, int, int], Any]] = {
     name: getattr(Run, name)
     for name in (
         "payments", "reports", "deliver", "go_on", "kill", "move", "swap", "lose", "no_answer", "redis_restarts",
-        "broker_refuses", "skip", "repeat", "truncate", "empty", "retention",
+        "broker_refuses", "no_offset", "skip", "repeat", "truncate", "empty", "retention",
     )
 }  # fmt: skip
 

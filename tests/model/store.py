@@ -14,11 +14,12 @@ from typing import Any
 from redis.exceptions import ConnectionError, NoScriptError
 
 from riskflow.state import BEHIND, HELD_UNTIL_MS, LEFT_FOR, UNTIL
-from stream.head import CLAIM, COMMIT, GATE, LOAD, SHA
+from stream.head import CLAIM, COMMIT, FOR_EACH, GATE, LOAD, SHA
 
 Hash = dict[bytes, bytes]
 Gate = Callable[[str], Awaitable[None]]
 SCRIPTS = {sha: script for script, sha in SHA.items()}
+OF_EACH = {SHA[whole]: SHA[script] for script, whole in FOR_EACH.items()}
 WORDS = {CLAIM: "claim", LOAD: "load", GATE: "load", COMMIT: "commit"}
 LOST_BEFORE, LOST_AFTER = "lost before it ran", "lost after it ran"
 
@@ -171,15 +172,22 @@ class Client:
         self.answers_lost: list[str] = []  # faults of the next calls
 
     async def evalsha(self, sha: str, n_keys: int, *values: Any) -> Any:
-        [answer] = await self.run([(sha, n_keys, values)])
-        return answer
-
-    def pipeline(self, transaction: bool) -> Pipeline:
-        assert not transaction
-        return Pipeline(self)
+        if sha not in OF_EACH:
+            [answer] = await self.run([(sha, n_keys, values)])
+            return answer
+        keys = 1 if SCRIPTS[OF_EACH[sha]] == GATE else 2  # of each head
+        heads = n_keys // keys
+        each = (len(values) - n_keys) // heads
+        return await self.run([
+            (OF_EACH[sha], keys, (*values[keys * i : keys * (i + 1)], *values[n_keys + each * i :][:each]))
+            for i in range(heads)
+        ])  # fmt: skip
 
     async def run(self, calls: list[tuple[str, int, tuple[Any, ...]]]) -> list[Any]:
-        """Calls one after another; others' calls may come between, and the connection may break at any place."""
+        """Calls one after another; others' calls may come between, and the connection may break at any place.
+
+        More may happen between heads than on one Redis, where a script on several is one: as much as on a cluster.
+        """
         fault = self.answers_lost.pop() if self.answers_lost else ""
         answers = []
         names = [f"{WORDS[SCRIPTS[sha]]} {stage(values[0])}" for sha, _, values in calls]
@@ -207,20 +215,6 @@ class Client:
 
     async def script_load(self, script: str) -> None:
         self.store.scripts.add(SHA[script])
-
-
-class Pipeline:
-    """Calls kept until `execute`."""
-
-    def __init__(self, client: Client) -> None:
-        self._client = client
-        self._calls: list[tuple[str, int, tuple[Any, ...]]] = []
-
-    def evalsha(self, sha: str, n_keys: int, *values: Any) -> None:
-        self._calls.append((sha, n_keys, values))
-
-    async def execute(self) -> list[Any]:
-        return await self._client.run(self._calls)
 
 
 def tag(key: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from copy import copy
 from dataclasses import dataclass, field
 from functools import cache
@@ -91,7 +91,7 @@ class Broker:
         return self.logs[tp][at : at + most]
 
     def end(self, tp: TP) -> int:
-        return len(self.logs[tp])
+        return len(self.logs.get(tp, ()))
 
     def topic(self, name: str) -> list[Record]:
         return [r for tp, log in self.logs.items() if tp.topic == name for r in log]
@@ -100,8 +100,11 @@ class Broker:
 class Producer:
     """Queues record batches; each reaches the broker at a gate of its own, in order."""
 
+    on_log: Callable[[TP, int, list[bytes]], None]
+
     def __init__(self, broker: Broker, pace: Pace) -> None:
         self._broker, self._pace = broker, pace
+        self.says_where = True
         self._queue: deque[tuple[TP, list[Any], asyncio.Future[None]]] = deque()
         self._sending: asyncio.Task[None] | None = None
         self.fail_next = False
@@ -126,9 +129,11 @@ class Producer:
                 acknowledged.set_exception(OSError("the broker did not take it"))
                 acknowledged.exception()  # seen: the worker may have been killed
                 continue
+            first = self._broker.end(tp)
             for key, value, headers in records:
                 self._broker.append(tp, key, value, headers)
             acknowledged.set_result(None)
+            self.on_log(tp, first if self.says_where else -1, [value for _, value, _ in records])
 
 
 class Consumer:
@@ -143,6 +148,13 @@ class Consumer:
 
     def read_from(self, tp: TP, offset: int) -> None:
         self.at[tp] = offset
+
+    def skip_to(self, tp: TP, offset: int) -> None:
+        if tp in self.at:
+            self.at[tp] = max(self.at[tp], offset)
+
+    def attend(self, tp: TP) -> None:
+        """All that is read is read with each fetch."""
 
     def hold(self, tp: TP) -> None:
         """Few records are waiting here."""
@@ -243,6 +255,7 @@ class Worker:
         self._broker = world.broker
         self.lanes = Lanes(NAMES, LAYOUT, self.redis, world.describe, BATCH_ROWS, self.failed)
         self.lanes.consumer = self.consumer
+        self.producer.on_log = self.lanes.hand_on
         for stage in self._stages():
             self.lanes.add(stage)
 

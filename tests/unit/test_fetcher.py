@@ -166,6 +166,57 @@ def test_what_is_held_waits_and_what_is_left_is_read_no_more() -> None:
     assert run(broker, story).got == {ONE: [*log("a", 3), b"held"], TWO: log("b", 3)}
 
 
+def test_what_comes_by_hand_wakes_no_poll_and_what_does_not_is_found_soon() -> None:
+    broker = Broker({ONE: log("a", 3), TWO: log("b", 3)})
+
+    async def story(fetcher: Fetcher, reader: Reader) -> None:
+        await fetcher.read({ONE: 0, TWO: 0})
+        await until(lambda: len(reader.got) == 2)
+        for offset in range(3, 10):
+            broker.logs[ONE].append(b"by hand")
+            fetcher.skip_to(ONE, offset + 1)
+            reader.ends[ONE] = offset + 1
+            await asyncio.sleep(0.02)
+        assert b"by hand" not in reader.got[ONE]
+        broker.logs[ONE] += [b"somebody else's"]
+        broker.logs[TWO] += [b"meanwhile"]
+        await until(lambda: reader.got[TWO][-1] == b"meanwhile")
+        await until(lambda: reader.got[ONE][-1] == b"somebody else's")
+
+    assert run(broker, story).got[ONE] == [*log("a", 3), b"somebody else's"]
+
+
+def test_where_all_comes_by_hand_it_is_still_looked_at() -> None:
+    broker = Broker({ONE: log("a", 3)})
+
+    async def story(fetcher: Fetcher, reader: Reader) -> None:
+        await fetcher.read({ONE: 3})
+        fetcher.skip_to(ONE, 3)
+        await asyncio.sleep(0.05)
+        before = broker.asked
+        await asyncio.sleep(0.35)
+        assert before < broker.asked <= before + 4
+        broker.logs[ONE].append(b"found")
+        await until(lambda: bool(reader.got))
+
+    assert run(broker, story).got[ONE] == [b"found"]
+
+
+def test_what_does_not_come_by_hand_any_more_is_read_with_each_poll() -> None:
+    broker = Broker({ONE: log("a", 3)})
+
+    async def story(fetcher: Fetcher, reader: Reader) -> None:
+        await fetcher.read({ONE: 3})
+        fetcher.skip_to(ONE, 3)
+        fetcher.attend(ONE)
+        await asyncio.sleep(0.02)
+        before = broker.asked
+        await asyncio.sleep(0.2)
+        assert broker.asked > before + 10
+
+    run(broker, story)
+
+
 def test_after_a_seek_an_answer_to_the_old_position_is_dropped() -> None:
     broker = Broker({ONE: log("a", 6)})
 

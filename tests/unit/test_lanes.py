@@ -27,6 +27,13 @@ class FakeConsumer:
 
     def __init__(self) -> None:
         self.full: list[Any] = []
+        self.at: dict[TP, int] = {}  # what comes by hand, and up to where it came
+
+    def skip_to(self, tp: TP, offset: int) -> None:
+        self.at[tp] = offset
+
+    def attend(self, tp: TP) -> None:
+        self.at.pop(tp, None)
 
     def hold(self, tp: Any) -> None:
         self.full.append(tp)
@@ -299,6 +306,48 @@ def test_where_much_waits_two_passes_run_beside_each_other() -> None:
     asyncio.run(story())
 
 
+async def test_what_comes_one_by_one_is_taken_through_stage_after_stage() -> None:
+    story = Story()
+    feed, labels, first, second = story.stages
+    await story.fetched(TP(FEED, 0), 5, b"a")
+    await story.acknowledged(FIRST, 5, b"a")
+    await story.fetched(TP(FEED, 0), 6, b"b")
+    await story.fetched(TP(LABELS, 0), 5, b"c")
+    assert [len(s.got) for s in story.stages] == [1, 0, 0, 0]
+    feed.going_on.set()
+    await settle()
+    assert [len(s.got) for s in story.stages] == [1, 1, 0, 0], "none has had its turn: the first one comes first"
+    labels.going_on.set()
+    await settle()
+    assert [len(s.got) for s in story.stages] == [1, 1, 1, 0], "it has waited longer than the feed"
+    await story.acknowledged(SECOND, 5, b"a")
+    first.going_on.set()
+    await settle()
+    assert [len(s.got) for s in story.stages] == [1, 1, 1, 1]
+    second.going_on.set()
+    await settle()
+    assert [len(s.got) for s in story.stages] == [2, 1, 1, 1]
+
+
+async def test_a_pass_that_waits_for_something_keeps_no_other_stage_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stream.lanes.LONG_S", 0.02)
+    story = Story()
+    await story.fetched(TP(SECOND, 0), 5, b"a")
+    await story.fetched(TP(FEED, 0), 5, b"a")
+    assert [len(s.got) for s in story.stages] == [0, 0, 0, 1]
+    await asyncio.sleep(0.05)
+    assert [len(s.got) for s in story.stages] == [1, 0, 0, 1]
+    await story.fetched(TP(SECOND, 1), 5, b"b")
+    assert len(story.stages[3].got) == 1, "of a stage there is one, as before"
+
+
+async def test_much_that_waits_begins_beside_a_pass_of_another_stage() -> None:
+    story = Story()
+    await story.fetched(TP(FEED, 0), 5, b"a")
+    await story.acknowledged(FIRST, 5, b"x" * MUCH_BYTES)
+    assert [len(s.got) for s in story.stages] == [1, 0, 1, 0]
+
+
 def test_a_pass_is_bounded_in_bytes_and_no_lane_is_passed_over_for_ever() -> None:
     async def story() -> None:
         stage = Slow()
@@ -355,3 +404,156 @@ async def test_many_heads_are_claimed_a_few_at_a_time() -> None:
 
     await asyncio.gather(*(lanes._one_of_few(one(i)) for i in range(200)))
     assert most <= AT_ONCE
+
+
+FEED, LABELS, FIRST, SECOND = "feed", "labels", "first", "second"
+
+
+class Kept:
+    """A stage that keeps what it is given until it is told to go on."""
+
+    def __init__(self, topic: str, onward: str) -> None:
+        self.name = self.topic = topic
+        self.internal, self.onward = topic in (FIRST, SECOND), onward
+        self.got: list[tuple[int, list[tuple[int, bytes]]]] = []
+        self.going_on = asyncio.Event()
+
+    async def apply(self, work: Any) -> None:
+        for batch in work:
+            self.got.append((batch.head.partition, [(r.offset, r.value) for r in batch.records]))
+        await self.going_on.wait()
+        for batch in work:
+            batch.head.position = batch.end
+
+
+class Story:
+    """Two feeds -> first -> second, of two partitions each; this worker has all but what is given away."""
+
+    def __init__(self, *others: TP) -> None:
+        self.stages = [Kept(FEED, FIRST), Kept(LABELS, FIRST), Kept(FIRST, SECOND), Kept(SECOND, "")]
+        self.lanes = Lanes(Names("u"), "layout", None, lambda: None, 1000, self.fail)
+        self.consumer = FakeConsumer()
+        self.lanes.consumer = self.consumer  # type: ignore[assignment]
+        for stage in self.stages:
+            self.lanes.add(stage)
+            self.lanes._partitions[stage.topic] = 2
+            for tp in (TP(stage.topic, 0), TP(stage.topic, 1)):
+                if tp not in others:
+                    self.open(tp)
+
+    def fail(self, error: BaseException) -> None:
+        raise error
+
+    def open(self, tp: TP, position: int = 5) -> None:
+        head: Any = SimpleNamespace(
+            position=position, starts=0, parked=[], partition=tp.partition, names=Names("u"), behind=None, ended=False
+        )
+        self.lanes._open(tp, head)
+        self.lanes._ours = self.lanes._writes_alone()
+
+    async def acknowledged(self, topic: str, first: int, *blocks: bytes) -> None:
+        self.lanes.hand_on(TP(topic, 0), first, blocks)
+        await settle()
+
+    async def fetched(self, tp: TP, first: int, *blocks: bytes) -> None:
+        found = [SimpleNamespace(offset=first + i, value=block) for i, block in enumerate(blocks)]
+        fetch: Any = SimpleNamespace(value=Span(tp, first, first + len(blocks), found))
+        self.lanes.put(fetch)
+        await settle()
+
+    def got(self, topic: str) -> list[tuple[int, bytes]]:
+        (stage,) = [s for s in self.stages if s.topic == topic]
+        return [block for _, blocks in stage.got for block in blocks]
+
+    def next_offset(self, topic: str) -> int:
+        return self.lanes._lanes[TP(topic, 0)].next_offset
+
+
+async def test_blocks_that_we_sent_are_applied_without_a_fetch() -> None:
+    story = Story()
+    await story.acknowledged(FIRST, 5, b"a", b"b")
+    assert story.got(FIRST) == [(5, b"a"), (6, b"b")]
+    assert story.consumer.at == {TP(FIRST, 0): 7}
+
+
+async def test_blocks_that_came_behind_somebody_else_s_wait_for_the_fetch() -> None:
+    story = Story()
+    await story.acknowledged(FIRST, 5, b"a")
+    await story.acknowledged(FIRST, 7, b"c")
+    assert story.next_offset(FIRST) == 6
+    assert not story.consumer.at
+    await story.fetched(TP(FIRST, 0), 6, b"b", b"c")
+    assert story.next_offset(FIRST) == 8
+    await story.acknowledged(FIRST, 8, b"d")
+    assert story.consumer.at == {TP(FIRST, 0): 9}
+
+
+async def test_what_a_fetch_brings_again_is_dropped_and_so_is_what_it_brought_before() -> None:
+    story = Story()
+    for stage in story.stages:
+        stage.going_on.set()
+    await story.acknowledged(FIRST, 5, b"a")
+    await story.fetched(TP(FIRST, 0), 5, b"a", b"b")
+    await story.acknowledged(FIRST, 6, b"b")
+    assert story.got(FIRST) == [(5, b"a"), (6, b"b")]
+    assert story.consumer.at == {TP(FIRST, 0): 7}
+
+
+async def test_a_full_lane_takes_nothing_and_its_partition_is_fetched_when_it_is_let_go() -> None:
+    story = Story()
+    await story.acknowledged(FIRST, 5, *[b"x"] * (LANE_RECORDS + 1))
+    assert story.consumer.full == [TP(FIRST, 0)]
+    await story.acknowledged(FIRST, 5 + LANE_RECORDS + 1, b"y")
+    assert story.next_offset(FIRST) == 5 + LANE_RECORDS + 1
+    assert not story.consumer.at
+
+
+@pytest.mark.parametrize(
+    ("others", "by_hand"),
+    [
+        ([], {FIRST, SECOND}),
+        ([TP(FEED, 1)], {SECOND}),
+        ([TP(LABELS, 0)], {SECOND}),
+        ([TP(FIRST, 1)], {FIRST}),
+        ([TP(SECOND, 1)], {FIRST, SECOND}),
+    ],
+)
+async def test_where_another_worker_writes_too_everything_is_fetched(others: list[TP], by_hand: set[str]) -> None:
+    story = Story(*others)
+    for topic in (FIRST, SECOND):
+        await story.acknowledged(topic, 5, b"a")
+        assert (TP(topic, 0) in story.consumer.at) == (topic in by_hand)
+
+
+async def test_partitions_that_come_and_go_decide_anew_who_writes_alone() -> None:
+    story = Story(TP(FEED, 1))
+    await story.acknowledged(FIRST, 5, b"a")
+    assert story.got(FIRST) == []
+    story.open(TP(FEED, 1))
+    await story.acknowledged(FIRST, 5, b"a")
+    assert story.consumer.at == {TP(FIRST, 0): 6}
+    await story.lanes.release({TP(LABELS, 1)})
+    assert not story.consumer.at, "from now on it is fetched with each poll"
+    await story.acknowledged(FIRST, 6, b"b")
+    assert story.next_offset(FIRST) == 6
+
+
+async def test_blocks_of_a_partition_that_was_revoked_are_dropped() -> None:
+    story = Story()
+    await story.acknowledged(FIRST, 5, b"a")
+    releasing = asyncio.ensure_future(story.lanes.release({TP(FIRST, 0), TP(FIRST, 1)}))
+    await settle()
+    await story.acknowledged(FIRST, 6, b"b")  # while what is being applied is finished
+    story.stages[2].going_on.set()
+    await releasing
+    await story.acknowledged(FIRST, 6, b"b")
+    assert story.got(FIRST) == [(5, b"a")]
+    assert story.consumer.at == {TP(FIRST, 0): 6}
+
+
+async def test_an_acknowledgement_that_does_not_say_where_hands_nothing_on() -> None:
+    """Of a batch that was sent twice."""
+    story = Story()
+    story.open(TP(FIRST, 0), position=0)
+    await story.acknowledged(FIRST, -1, b"a", b"b")
+    assert story.got(FIRST) == []

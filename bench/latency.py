@@ -4,7 +4,8 @@
 
 Open loop: the moment an event is due depends on the rate alone, so nothing is hidden when the worker falls behind.
 Both moments are the broker's timestamps (LogAppendTime): one clock, and neither the sender nor the reader is measured.
-The echo reads the events' topic and writes each message to another one: what one hop costs with no work at all.
+The echo reads a topic and writes each message to another one, as many times as an event hops: what the way costs with
+no work, no state and no promise at all. It gets the same messages at the same rate, when the worker has nothing to do.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import multiprocessing
 import os
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import aiokafka
@@ -36,21 +38,29 @@ from stream import supervise
 WARM_S, DRAIN_S = 5.0, 20.0
 FIRST = 400  # payments that are not measured: what they need is compiled and connected
 CUSTOMERS, TERMINALS = 5_000, 10_000
-ECHO = "bench.echo"
 
 
-def echo(bootstrap: str, source: str) -> None:
-    """A bare aiokafka loop: what is fetched is sent on, message by message."""
-    asyncio.run(_echo(bootstrap, source))
+def echoes(plan: Plan) -> list[str]:
+    """The topics of the echo, from where it begins: an event hops to each entity and then to its score."""
+    return [f"bench.echo.{hop}" for hop in range(2 + len(plan.entities))]
 
 
-async def _echo(bootstrap: str, source: str) -> None:
+def echo(bootstrap: str, topics: list[str]) -> None:
+    """Bare aiokafka loops, one for each hop: what is fetched is sent on to the next topic, message by message."""
+    asyncio.run(_echo(bootstrap, topics))
+
+
+async def _echo(bootstrap: str, topics: list[str]) -> None:
+    await asyncio.gather(*(_hop(bootstrap, source, target) for source, target in pairwise(topics)))
+
+
+async def _hop(bootstrap: str, source: str, target: str) -> None:
     consumer = aiokafka.AIOKafkaConsumer(source, bootstrap_servers=bootstrap, auto_offset_reset="latest")
     producer = aiokafka.AIOKafkaProducer(bootstrap_servers=bootstrap, acks="all", enable_idempotence=True)
     async with consumer, producer:
         while True:
             for records in (await consumer.getmany(timeout_ms=1000)).values():
-                sent = [await producer.send(ECHO, r.value, r.key) for r in records]
+                sent = [await producer.send(target, r.value, r.key) for r in records]
                 await asyncio.gather(*sent)
 
 
@@ -122,11 +132,14 @@ def at_rate(
     came = stamps(bootstrap, names.feed("events"), keys, DRAIN_S)
     left = stamps(bootstrap, names.scores, keys, DRAIN_S)
     after = worker.cpu_times()
-    echoed = stamps(bootstrap, ECHO, keys, DRAIN_S)
+    begin, *_, end = echoes(load_plan(names.usecase))
+    send([m._replace(topic=begin) for m in measured], bootstrap)
+    sounded = stamps(bootstrap, begin, keys, DRAIN_S)
+    echoed = stamps(bootstrap, end, keys, DRAIN_S)
     used = (after.user + after.system - before.user - before.system) * 1e6 / len(came)
     return {
         "rate": rate, "sent_per_s": round(done.messages / done.seconds), "worker_cpu_us_per_event": round(used, 1),
-        "score": compared(came, left), "echo": compared(came, echoed),
+        "score": compared(came, left), "echo": compared(sounded, echoed),
         "hops_p50_ms": hops(bootstrap, names, load_plan(names.usecase), keys),
     }  # fmt: skip
 
@@ -136,9 +149,10 @@ def measure(usecase: str, rates: list[int], seconds: float, partitions: int) -> 
     with prepared(usecase, partitions) as names:
         conf = settings()
         admin = KafkaAdminClient(bootstrap_servers=conf.kafka)
-        admin.create_topics([NewTopic(ECHO, partitions, 1, topic_configs=BROKER_TIME)])
+        through = echoes(load_plan(usecase))
+        admin.create_topics([NewTopic(topic, partitions, 1, topic_configs=BROKER_TIME) for topic in through])
         admin.close()
-        echoing = multiprocessing.Process(target=echo, args=(conf.kafka, names.feed("events")), daemon=True)
+        echoing = multiprocessing.Process(target=echo, args=(conf.kafka, through), daemon=True)
         with (conf.home / "worker.log").open("ab") as log:
             worker = supervise.start(usecase, 0, stderr=log)
         try:

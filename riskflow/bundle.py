@@ -12,7 +12,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -219,8 +220,11 @@ def refuse_external_data(onnx_bytes: bytes, who: str) -> None:
 # ---- golden rows -----------------------------------------------------------------------------------------------------
 
 
-def check_golden(scorer: Scorer) -> None:
-    """Scores the golden rows in blocks of several sizes; BundleRefused unless all bytes are the expected ones."""
+def check_golden(scorer: Scorer, rest: Callable[[float], None] | None = None) -> None:
+    """Scores the golden rows in blocks of several sizes; BundleRefused unless all bytes are the expected ones.
+
+    rest: called after each block with the seconds that it took, where others need the processor meanwhile.
+    """
     rows, expected = _golden(scorer.bundle)
     if rows is None:
         return
@@ -228,8 +232,11 @@ def check_golden(scorer: Scorer) -> None:
     for size in GOLDEN_BLOCKS:
         order = np.arange(max(n, size)) % n
         for start in range(0, len(order), size):
+            began = time.perf_counter()
             block = order[start : start + size]
             _compare(scorer.bundle, scorer.golden(take(rows, block)), take(expected, block), block, size)
+            if rest is not None:
+                rest(time.perf_counter() - began)
 
 
 def _golden(bundle: Bundle) -> tuple[Columns | None, Columns]:

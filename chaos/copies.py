@@ -34,6 +34,7 @@ class Copies:
         self._events, self._other = events.tolist(), other.tolist()
         self._out = np.zeros(places.size, np.uint8)
         self.again = 0  # rows that stand on a log twice
+        self.longest_again = 0  # the most of them that one worker sent at once, of one partition of a feed to another
         self.rebuilt = False  # some rows were folded without a log
 
     def verdicts(self, last: int) -> NDArray[np.uint8]:
@@ -62,14 +63,18 @@ class Copies:
         """Goes through a generation's logs. decisive: whose verdicts count; None: nobody's, only rings are wanted."""
         seen = ~wanted
         names = self._generations.at(generation)
-        for place, entity, name in observer.read_first_log(self._plan, names, self._logs, self._places):
+        repeated = Repeated(self._places)
+        for partition, place, entity, name in observer.read_first_log(self._plan, names, self._logs, self._places):
+            repeated.add(partition, place, bool(seen[place]))
             if seen[place]:
-                self.again += decisive is not None
                 continue
             seen[place] = True
             verdict = _decide(rings.setdefault(entity, []), (self._events[place], name), self._other[place])
             if decisive is not None and decisive[place]:
                 self._out[place] = verdict
+        if decisive is not None:
+            self.again += repeated.rows
+            self.longest_again = max(self.longest_again, repeated.longest)
 
     def _standing_before(self, feeds: Offsets) -> Mask:
         out = np.zeros(self._places.size, np.bool_)
@@ -79,6 +84,26 @@ class Copies:
                 first = self._places.of(kind, int(partition), 0)
                 out[first : first + offset] = True
         return out
+
+
+class Repeated:
+    """Rows of a log that stood on it before, and the longest run of them: a source that went back begins another."""
+
+    def __init__(self, places: Places) -> None:
+        self.rows = self.longest = 0
+        self._source = places.sources().tolist()
+        self._partition = -1
+        self._last: dict[int, tuple[int, int]] = {}  # source -> its last place, and how long its run is by now
+
+    def add(self, partition: int, place: int, seen: bool) -> None:
+        if partition != self._partition:
+            self._partition, self._last = partition, {}
+        source = self._source[place]
+        last, run = self._last.get(source, (-1, 0))
+        run = 0 if not seen else 1 if place <= last else run + 1
+        self._last[source] = place, run
+        self.rows += seen
+        self.longest = max(self.longest, run)
 
 
 def _decide(ring: Any, name: tuple[bool, bytes], other: bool) -> int:

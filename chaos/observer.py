@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import repeat
 from typing import Any
 
 import msgspec
@@ -56,6 +57,11 @@ class Places:
             for partition, (_, end) in sorted(logs.partitions(names.feed(feed.name)).items()):
                 self._first[kind, partition] = self.size
                 self.size += end
+
+    def sources(self) -> I8:
+        """Of each place the number of its feed's partition."""
+        firsts = sorted(self._first.values())
+        return np.repeat(np.arange(len(firsts)), np.diff([*firsts, self.size]))
 
     def of(self, kind: int, partition: int, offset: int) -> int:
         """The number of a place."""
@@ -173,11 +179,12 @@ def places_of(places: Places, columns: Columns) -> I8:
     return places.many(columns[KIND], columns[INTAKE_PARTITION], log >> ROW_BITS)
 
 
-def read_first_log(plan: Plan, names: Names, logs: Logs, places: Places) -> Iterator[tuple[int, bytes, bytes]]:
-    """(place, entity, id) of every row on the first entity's logs, in order, sent again or not."""
+def read_first_log(plan: Plan, names: Names, logs: Logs, places: Places) -> Iterator[tuple[int, int, bytes, bytes]]:
+    """(partition, place, entity, id) of every row on the first entity's logs, in order, sent again or not."""
     entity = plan.entities[0]
-    for _, record in logs.records(names.by(entity)):
+    for partition, record in logs.records(names.by(entity)):
         columns, _ = decode(record.value)
         ids: Any = columns[ID]
         entities: Any = columns[entity]
-        yield from zip(places_of(places, columns).tolist(), entities.values(), ids.values(), strict=True)
+        where = places_of(places, columns).tolist()
+        yield from zip(repeat(partition), where, entities.values(), ids.values(), strict=False)

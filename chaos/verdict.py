@@ -61,7 +61,7 @@ class Judge:
         """sent: messages; redis_lost: how often Redis forgot; left: comparisons of generations before the last."""
         feeds = observer.read_feeds(self.plan, self.names, self.logs, self.places)
         self.out.wrong["not_on_the_feeds"] = sent - len(np.unique(feeds.number[feeds.number > 0]))
-        verdicts = self._verdicts(feeds)
+        verdicts = self._verdicts(feeds, redis_lost)
         scores = observer.read_scores(self.plan, self.names, self.logs, self.places)
         self._compare_scores(feeds, verdicts, scores, redis_lost)
         self._compare_rejected(feeds, verdicts)
@@ -73,11 +73,14 @@ class Judge:
 
     # what should be
 
-    def _verdicts(self, feeds: Feeds) -> NDArray[np.uint8]:
+    def _verdicts(self, feeds: Feeds, redis_lost: int) -> NDArray[np.uint8]:
         """Of each place: new, a duplicate of one of the last 32 of its entity, or the same id with other content."""
         copies = Copies(self.plan, self.generations, self.logs, self.places, self._events(), feeds.fate == ord("c"))
         out = copies.verdicts(self.generation)
         self.out.counts["rows_sent_again_to_the_first_log"] = copies.again
+        self.out.counts["most_of_them_at_once"] = copies.longest_again
+        if not redis_lost:  # else as much as Redis has forgotten
+            self.out.wrong["more_than_a_batch_done_again"] = int(copies.longest_again > self.conf.batch_rows)
         valid = np.isin(feeds.fate, [v[0] for v in VALID])
         self.out.wrong["invalid_on_the_log"] = int(((out > 0) & ~valid).sum())
         absent = valid & (out == NOTHING)

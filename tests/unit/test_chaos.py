@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import time
 from itertools import islice
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 
 from chaos.control import count, payments
-from chaos.copies import CONFLICT, DUPLICATE, NEW, RING, _decide
+from chaos.copies import CONFLICT, DUPLICATE, NEW, RING, Repeated, _decide
 from chaos.faults import FAULTS, NAMED, schedule
 from chaos.fleet import RANDOM
 from chaos.world import EVENT, FAR, INVALID, LATE_COPY, NEAR, OTHER, ROW, WAITS, Message, World
@@ -109,3 +112,23 @@ def test_the_control_counts_losses_and_double_counts() -> None:
     assert count(sent, said)["terminals_counted_too_high"] > 0
     assert count(sent, said[:-1])["missing"] == 1
     assert count(sent, [*said, said[0] | {"terminal_count": 8}])["sent_with_other_counts"] == 1
+
+
+def test_what_is_done_again_is_counted_by_runs() -> None:
+    """A worker that goes back begins a run; one that goes on ends it; partitions and sources have their own."""
+    places: Any = SimpleNamespace(sources=lambda: np.array([0] * 10 + [1] * 10))
+    repeated = Repeated(places)
+    for place in (0, 1, 2, 10):
+        repeated.add(0, place, False)
+    for place in (1, 2):
+        repeated.add(0, place, True)
+    repeated.add(0, 3, False)
+    for place in (1, 2, 3):
+        repeated.add(0, place, True)
+    for place in (1, 2, 3):
+        repeated.add(0, place, True)
+    repeated.add(0, 10, True)
+    assert (repeated.rows, repeated.longest) == (9, 3)
+    for place in (5, 6):
+        repeated.add(1, place, True)
+    assert repeated.longest == 3

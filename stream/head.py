@@ -43,8 +43,9 @@ log = structlog.get_logger(__name__)
 REFUSED = (BusyLoadingError, ReadOnlyError, OutOfMemoryError, NoScriptError)
 CLUSTER_AWAY = (ClusterError, RedisClusterException)  # a shard without a master, or no node that answers
 AWAY = (ConnectionError, TimeoutError, OSError, *REFUSED, *CLUSTER_AWAY)
-# What else means that: a full disk, and uvloop's word for a connection that was reset a moment ago.
-SAYS_AWAY = ("MISCONF", "the handler is closed")
+# What else means that: a full disk; uvloop's word for a connection that was reset a moment ago; and redis-py's for one to
+# a cluster's node that another call has just closed.
+SAYS_AWAY = ("MISCONF", "the handler is closed", "has no attribute 'writelines'")
 RETRY_S = 0.2
 SAY_S = 5.0  # between two words about the same
 FIELDS = ("position", "epoch", "topic_id", "layout", "applied", "sent", "roster", "starts", "parked", BEHIND)
@@ -327,7 +328,7 @@ def packed(values: Sequence[bytes]) -> bytes:
 
 def _away(error: Exception) -> bool:
     """Whether Redis is away, or answers that it takes nothing now."""
-    said = str(error) if isinstance(error, ResponseError | RuntimeError) else ""
+    said = str(error) if isinstance(error, ResponseError | RuntimeError | AttributeError) else ""
     return isinstance(error, AWAY) or any(words in said for words in SAYS_AWAY)
 
 

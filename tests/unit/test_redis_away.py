@@ -25,6 +25,7 @@ def once(error: Exception) -> object:
     [
         ConnectionResetError(),
         RuntimeError("unable to perform operation on <TCPTransport closed=True>; the handler is closed"),
+        AttributeError("'NoneType' object has no attribute 'writelines'"),
         ResponseError("Command # 1 of pipeline caused error: MISCONF Errors writing to the AOF file"),
         OutOfMemoryError("command not allowed when used memory > 'maxmemory'"),
     ],
@@ -33,7 +34,10 @@ async def test_a_worker_waits_for_a_redis_that_was_reset_or_takes_no_writes(erro
     assert await until_answered(once(error)) == "answered"
 
 
-@pytest.mark.parametrize("error", [RuntimeError("a mistake of ours"), ResponseError("WRONGTYPE of a key")])
+@pytest.mark.parametrize(
+    "error",
+    [RuntimeError("a mistake of ours"), AttributeError("'Head' has no 'x'"), ResponseError("WRONGTYPE of a key")],
+)
 async def test_a_mistake_is_no_outage(error: Exception) -> None:
     with pytest.raises(type(error)):
         await until_answered(once(error))

@@ -43,8 +43,8 @@ log = structlog.get_logger(__name__)
 REFUSED = (BusyLoadingError, ReadOnlyError, OutOfMemoryError, NoScriptError)
 CLUSTER_AWAY = (ClusterError, RedisClusterException)  # a shard without a master, or no node that answers
 AWAY = (ConnectionError, TimeoutError, OSError, *REFUSED, *CLUSTER_AWAY)
-# What else means that: a full disk; uvloop's word for a connection that was reset a moment ago; and redis-py's for one to
-# a cluster's node that another call has just closed.
+# What else means that: a full disk; uvloop's word for a connection that was reset a moment ago; redis-py's for one to a
+# node of a cluster that another call has just closed.
 SAYS_AWAY = ("MISCONF", "the handler is closed", "has no attribute 'writelines'")
 RETRY_S = 0.2
 SAY_S = 5.0  # between two words about the same

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -170,7 +171,7 @@ def sentence(axis: str, points: Sequence[tuple[int, Measured]]) -> str:
     return f"**{axis}**: each one more between {low} and {high} costs {each} ({rates})."
 
 
-def write(found: dict[str, list[tuple[int, Measured]]], events: int) -> None:
+def write(found: dict[str, list[tuple[int, Measured]]], command: str, events: int) -> None:
     """Charts, sentences and a table into the docs."""
     charts = []
     for axis, points in found.items():
@@ -180,7 +181,7 @@ def write(found: dict[str, list[tuple[int, Measured]]], events: int) -> None:
         charts.append((axis, [_short(value) for value, _ in points], values, unit))
     chart.save(report.DOCS / "scale.svg", chart.curves("How cost grows", charts))
     sentences = "\n".join(f"- {sentence(axis, points)}" for axis, points in found.items())
-    said = f"{events:,} events a point. `python -m bench.scale --full --events {events} --write`"
+    said = f"{events:,} events a point. `{command}`"
     report.put("scale", f"![how cost grows](scale.svg)\n\n{sentences}\n\n{report.markdown(table(found))}\n\n{said}")
 
 
@@ -209,7 +210,7 @@ def main() -> None:
     print(report.markdown(table(found)))
     print("\n".join(sentence(axis, points) for axis, points in found.items()))
     if args.write:
-        write(found, args.events)
+        write(found, " ".join(["python -m bench.scale", *sys.argv[1:]]), args.events)
 
 
 if __name__ == "__main__":

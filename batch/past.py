@@ -46,6 +46,10 @@ class Past:
     columns: Columns
     folded: str
 
+    @property
+    def says(self) -> str:
+        return f"worked out again: {self.folded}" if self.folded else "as archived"
+
 
 def past(
     run: Run,

@@ -1,4 +1,4 @@
-"""A lake as stream and archive leave it, without services: rows with features, and with scores and actions of bundles."""
+"""A lake as stream and archive leave it, without services: rows with features, scores and actions of two bundles."""
 
 from __future__ import annotations
 

@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 
 from batch.past import FRAUD, GENUINE, TRUTH, UNDECIDED, UNKNOWN, Needs, Past
+from batch.replay import Progress
 from batch.retrain import Run
-from batch.score_batch import Progress, past_for, score_columns
+from batch.score_batch import past_for, score_columns
 from batch.tally import HUNDREDTHS, Cell, Tally, tally
 from riskflow.bundle import Bundle
 from riskflow.columns import F8, Columns
@@ -164,23 +165,10 @@ class Backtest:
 # ---- doing it --------------------------------------------------------------------------------------------------------
 
 
-def backtest(
-    run: Run,
-    bundle: Bundle,
-    needs: Needs,
-    *,
-    policy: Policy | None = None,
-    costs: Costs | None = None,
-    segments: Sequence[str] = (),
-    tell: Progress | None = None,
-    **span: Any,
-) -> Backtest:
-    """The bundle over a span (see batch.past.past), with its own policy or another one.
-
-    costs: those that the policy declares by default.
-    """
-    prepared, found, about = prepare(run, bundle, needs, policy=policy, costs=costs, segments=segments, **span)
-    return Backtest(about, count(run.plan, prepared, found.columns, about, tell))
+def backtest(run: Run, bundle: Bundle, needs: Needs, *, tell: Progress | None = None, **asked: Any) -> Backtest:
+    """The bundle over a span. asked: as in `prepare`."""
+    tried, found, about = prepare(run, bundle, needs, tell=tell, **asked)
+    return Backtest(about, count(run.plan, tried, found.columns, about, tell))
 
 
 def prepare(
@@ -193,7 +181,10 @@ def prepare(
     segments: Sequence[str] = (),
     **span: Any,
 ) -> tuple[Bundle, Past, About]:
-    """The bundle under the policy that is tried, the events, and what is to be counted."""
+    """The bundle under the policy that is tried, the events, and what is to be counted.
+
+    policy: another one than the bundle's. costs: others than that policy declares. span: as in `batch.past.past`.
+    """
     declared = policy.start() if policy else bundle.policy
     costs = costs or Costs.of(declared)
     if costs:

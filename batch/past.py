@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from batch import lake
 from batch.generations import Generations
 from batch.history import history_columns
-from batch.replay import replay
+from batch.replay import Progress, replay
 from batch.retrain import Run, with_features
 from batch.training_set import SOURCE, TARGET, resolve_labels
 from riskflow.columns import Columns, Text, take
@@ -61,18 +61,19 @@ def past(
     to_ms: int | None = None,
     tables: Mapping[str, pl.DataFrame | None] | None = None,
     fold: bool = False,
+    tell: Progress | None = None,
 ) -> Past:
     """Events of [from_ms, to_ms) with these columns.
 
-    wanted: the features among them, and what these are made of, with their fingerprints. needs: what the bundles need
+    wanted: these, and what they are made of, with their fingerprints. needs: what the bundles need
     that scored live. tables: a history in files instead of the lake. fold: work features out again in any case.
     """
     if tables is not None:
-        whole = _undecided(_from_tables(run, tables))
+        whole = _undecided(_from_tables(run, tables, tell))
         return Past(_events(run, whole, columns, from_ms, to_ms), "they come from files")
     archived = _archived(run, columns)
     why = "asked for" if fold else _why_fold(run, archived, wanted, needs, from_ms, to_ms)
-    whole = _with_live(with_features(run), archived) if why else archived
+    whole = _with_live(with_features(run, tell), archived) if why else archived
     return Past(_events(run, whole, columns, from_ms, to_ms), why)
 
 
@@ -96,9 +97,9 @@ def _filled(plan: Plan, found: Columns, wanted: Sequence[str], n: int) -> Column
     return {**found, **{name: empty_field(kinds.get(name, NUMBER), n) for name in absent}}
 
 
-def _from_tables(run: Run, tables: Mapping[str, pl.DataFrame | None]) -> Columns:
+def _from_tables(run: Run, tables: Mapping[str, pl.DataFrame | None], tell: Progress | None) -> Columns:
     key = read_hash_key(run.plan, run.conf.keys_folder)
-    return replay(run.plan, history_columns(run.plan, tables, key)).columns
+    return replay(run.plan, history_columns(run.plan, tables, key), tell=tell).columns
 
 
 def _why_fold(

@@ -7,7 +7,7 @@ onnxruntime lets other threads run while it works.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +19,7 @@ from batch import past as history
 from batch.bundling import needed
 from batch.lake import series_of
 from batch.past import Needs, Past
+from batch.replay import Progress
 from batch.retrain import Run
 from riskflow.bundle import Bundle
 from riskflow.columns import F8, Columns, Text, concat, n_rows
@@ -28,7 +29,6 @@ from riskflow.scoring import Scorer
 
 CHUNK_ROWS = 4_096  # what the stream scores at once at most: larger ones leave the processor's cache
 
-Progress = Callable[[int, int], None]  # rows done, rows in all
 Reasons = dict[int, list[str]]  # of rows that are not approved
 
 
@@ -46,9 +46,8 @@ class BatchScores:
 def past_for(run: Run, bundle: Bundle, needs: Needs, extra: tuple[str, ...] = (), **span: Any) -> Past:
     """The events of a span (see `batch.past.past`) with everything that this bundle looks at."""
     scorer = Scorer(run.plan, bundle)
-    fingerprints = needed(run.plan, bundle.models, bundle.policy)
-    features = {name: print_ for name, print_ in fingerprints.items() if name in run.plan.features}
-    return history.past(run, [*dict.fromkeys([*scorer.columns, *extra])], features, needs, **span)
+    wanted = needed(run.plan, bundle.models, bundle.policy)
+    return history.past(run, [*dict.fromkeys([*scorer.columns, *extra])], wanted, needs, **span)
 
 
 def score_columns(
@@ -77,7 +76,7 @@ def score_columns(
             parts.append(part)
             words.update(found)
             if tell is not None:
-                tell(min(first + chunk_rows, rows), rows)
+                tell("events scored", min(first + chunk_rows, rows), rows)
     whole: Any = concat(parts)
     return BatchScores(whole["score"], whole["band"], whole["action"], scorer.decider.bands, words)
 

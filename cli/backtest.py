@@ -56,9 +56,9 @@ def score(
     began = time.monotonic()
     run, shelf = _context(usecase)
     chosen = shelf.bundle(bundle)
-    with bar("scored", "reading the past") as tell:
+    with bar("reading the past") as tell:
         span = _span(from_, to, fold, _tables(events, labels, columns, delay))
-        found = past_for(run, chosen, shelf.needs, **span)
+        found = past_for(run, chosen, shelf.needs, tell=tell, **span)
         scores = score_columns(Scorer(run.plan, chosen), found.columns, reasons=reasons, tell=tell)
     out = out or Path(f"scores-{usecase}-{chosen.version}.parquet")
     table = score_table(chosen, found.columns, scores, reasons=reasons)
@@ -111,7 +111,7 @@ def backtest(
     began = time.monotonic()
     run, shelf = _context(usecase)
     chosen = shelf.bundle(bundle)
-    with bar("decided", "reading the past") as tell:
+    with bar("reading the past") as tell:
         found = run_it(
             run, chosen, shelf.needs, policy=_policy(policy, run.plan), tell=tell,
             costs=_costs(cost_missed, cost_alert, cost_wrong_decline), segments=[s for s in segments.split(",") if s],

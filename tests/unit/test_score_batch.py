@@ -54,14 +54,14 @@ def test_chunks_and_threads_do_not_show(archived: Streamed, chunk_rows: int, thr
     run, bundle = archived.run(), archived.bundles[1]
     columns = take(past_for(run, bundle, archived.needs).columns, np.arange(2_000))
     scorer = Scorer(run.plan, bundle)
-    told: list[tuple[int, int]] = []
+    told: list[tuple[str, int, int]] = []
     whole = score_columns(scorer, columns, reasons=True, tell=lambda *rows: told.append(rows))
     parts = score_columns(scorer, columns, reasons=True, chunk_rows=chunk_rows, threads=threads)
     assert (bits(parts.score), bits(parts.action), bits(parts.band)) == (
         bits(whole.score), bits(whole.action), bits(whole.band)
     )  # fmt: skip
     assert parts.reasons == whole.reasons
-    assert told[-1] == (2_000, 2_000)
+    assert told[-1] == ("events scored", 2_000, 2_000)
 
 
 def test_trees_texts_and_layers_do_not_show_chunks_either() -> None:

@@ -81,7 +81,7 @@ def _as_streamed(run: Run, rows: Columns, bundle: Bundle) -> Columns:
         score[block], action[block] = found.score, found.action
         first += len(block)
     numbers, zeros = np.arange(n, dtype=np.int64), np.zeros(n, np.int32)
-    logs: Columns = {
+    logs: Any = {
         name: value for e in run.plan.entities for name, value in zip(log_columns(e), (numbers, zeros), strict=True)
     }
     places: Columns = {lake.PARTITION: zeros, lake.OFFSET: numbers, lake.ROW: zeros, lake.EPOCH: numbers * 0}

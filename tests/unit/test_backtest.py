@@ -23,8 +23,10 @@ from typer.testing import CliRunner
 
 from batch import backtest_parts, forecasts
 from batch.backtest import OF_FILE, Backtest, Costs, backtest, count, prepare
+from batch.generations import FILES, Generations, Start
 from batch.past import ACTION, BUNDLE, FRAUD, SCORE, TRUTH, UNKNOWN, past
 from batch.read_only import READS, ReadOnly, Shelf, WriteRefused
+from batch.replay import replay
 from batch.retrain import BUNDLE as BUNDLE_FILE
 from batch.tally import Tally, merge, split_by_day, tally
 from cli import backtest as command
@@ -37,7 +39,7 @@ from riskflow.policy import ACTIONS, Policy, PolicyFile, Review
 from riskflow.registry import Registry
 from riskflow.settings import PROJECT
 from riskflow.settings import settings as conf
-from tests.unit.lake_cases import DAY, SWAP_MS, Streamed, ids, streamed
+from tests.unit.lake_cases import DAY, START, SWAP_MS, Streamed, ids, run_in, streamed, write_rows
 from tests.unit.training_cases import small_plan
 
 app = typer.Typer()
@@ -83,6 +85,25 @@ def test_an_archive_that_was_not_what_the_bundle_saw_is_noticed(archived: Stream
     action[:3] = (action[:3] + 1) % 3
     counted = count(run.plan, prepared, {**found.columns, ACTION: action}, about)
     assert Backtest(about, counted).summary()["own"]["flips"] == 3
+
+
+def test_files_of_a_first_start_are_worked_out_again_and_were_decided_by_nobody(
+    archived: Streamed, tmp_path: Path
+) -> None:
+    run, rows, begun = run_in(tmp_path), archived.rows, START + 20 * DAY
+    early = np.asarray(rows[TIME]) < begun
+    files, later = (take(rows, np.flatnonzero(mine)) for mine in (early, ~early))
+    start = Start(1, FILES, layout=run.plan.layout_fingerprint)
+    Generations(run.plan, run.names, tmp_path / "lake").write(start, replay(run.plan, files).records, None, files)
+    write_rows(tmp_path / "lake", run.names, later, run.plan.entities)
+    whole = backtest(run, archived.bundles[2], archived.needs).summary()
+    assert "generation 1 began with files of that time" in whole["features"]
+    decided = int((np.asarray(later[KIND]) == 0).sum())
+    assert (whole["decided_live"], whole["events"]) == (decided, n_rows(archived.events))
+    assert whole["own"]["flips"] == 0 < whole["own"]["events"]
+    since = backtest(run, archived.bundles[2], archived.needs, from_ms=begun).summary()
+    assert (since["features"], since["events"]) == ("as archived", decided)
+    assert since["flips"] == whole["flips"]
 
 
 # ---- figures ---------------------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 # One command for each wish. `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo test unit chaos cluster bench bench-peers bench-scale bench-replay lint format up down status doctor clean
+.PHONY: help setup lock demo test unit chaos cluster bench bench-peers bench-scale bench-replay bench-score lint format up down status doctor clean
 
 BIN := .venv/bin
 COMPILE = pip compile pyproject.toml --override requirements/overrides.txt --universal --generate-hashes --no-header --quiet
@@ -56,6 +56,9 @@ bench-scale: setup ## how cost grows with workers, partitions, entities, feature
 
 bench-replay: setup ## history through the kernel, and a retraining on 1.5 M transactions
 	@$(BIN)/python -m bench.replay $(ARGS)
+
+bench-score: setup ## batch scoring and a backtest of an archive of 1.5 M events
+	@$(BIN)/python -m bench.score_batch $(ARGS)
 
 lint: setup ## ruff and mypy
 	@$(BIN)/ruff check .

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from batch.lake import NOWHERE
-from batch.replay import CHUNK_ROWS, Records
+from batch.replay import CHUNK_ROWS, Progress, Records
 from riskflow import evaluate
 from riskflow.columns import Columns, Text, n_rows, take
 from riskflow.evaluate import DEGRADED, ID, KIND, TIME, Failures
@@ -61,7 +61,13 @@ def _stage_order(columns: Columns, entity: str, finished: int, before: Numbers) 
     return np.concatenate([older, recorded, arriving])
 
 
-def fold(plan: Plan, columns: Columns, orders: list[Numbers], records: dict[str, Records]) -> Folded:
+def fold(
+    plan: Plan,
+    columns: Columns,
+    orders: list[Numbers],
+    records: dict[str, Records],
+    tell: Progress | None = None,
+) -> Folded:
     """Folds rows into records. orders[k]: the rows that take part in stage k, in order; a row refused earlier does not.
 
     A row that is in a later stage's order only brings the features of the stages before it in `columns`.
@@ -71,7 +77,7 @@ def fold(plan: Plan, columns: Columns, orders: list[Numbers], records: dict[str,
     refused = np.zeros(n_rows(columns), np.bool_)
     for stage, order in zip(plan.stages, orders, strict=True):
         order = order[~refused[order]]
-        passed = _stage(plan, stage, out, order)
+        passed = _stage(plan, stage, out, order, tell)
         refused[order] = True
         refused[passed] = False
         out.passed.append(passed)
@@ -107,7 +113,7 @@ def _only(degraded: Any, n: int, fresh: Numbers) -> Text:
     return Text.of(values)
 
 
-def _stage(plan: Plan, stage: Stage, out: Folded, order: Numbers) -> Numbers:
+def _stage(plan: Plan, stage: Stage, out: Folded, order: Numbers, tell: Progress | None) -> Numbers:
     known = [KIND, ID, TIME, *plan.entities, *plan.fields, *features_before(plan, stage.index)]
     passed = []
     for first in range(0, len(order), CHUNK_ROWS):
@@ -119,6 +125,8 @@ def _stage(plan: Plan, stage: Stage, out: Folded, order: Numbers) -> Numbers:
         out.duplicates += seen.duplicates
         _put(plan, out, seen.columns, kept)
         passed.append(kept)
+        if tell is not None:
+            tell(f"rows through {stage.entity.field}", first + len(rows), len(order))
     return np.concatenate(passed) if passed else np.zeros(0, np.int64)
 
 

@@ -7,6 +7,7 @@ Two orders. Rows that went through the stream are replayed in their recorded pos
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -20,6 +21,7 @@ from riskflow.state import log_columns
 
 Order = NDArray[np.int64]
 Records = dict[bytes, bytes]
+Progress = Callable[[str, int, int], None]  # what is done to rows, how many are done, of how many
 CHUNK_ROWS = 262_144
 
 
@@ -35,7 +37,11 @@ class Replayed:
 
 
 def replay(
-    plan: Plan, columns: Columns, orders: list[Order] | None = None, records: dict[str, Records] | None = None
+    plan: Plan,
+    columns: Columns,
+    orders: list[Order] | None = None,
+    records: dict[str, Records] | None = None,
+    tell: Progress | None = None,
 ) -> Replayed:
     """Folds rows through every stage.
 
@@ -50,7 +56,7 @@ def replay(
             rank[orders[i]] = np.arange(len(orders[i]))
             sorting = np.argsort(rank[numbered], kind="stable")
             out.columns, numbered = take(out.columns, sorting), numbered[sorting]
-        kept = _stage(plan, stage, out)
+        kept = _stage(plan, stage, out, tell)
         numbered = numbered[kept]
     return out
 
@@ -74,7 +80,7 @@ def recorded_orders(plan: Plan, columns: Columns) -> list[Order]:
     return orders
 
 
-def _stage(plan: Plan, stage: Stage, out: Replayed) -> Order:
+def _stage(plan: Plan, stage: Stage, out: Replayed, tell: Progress | None) -> Order:
     parts, kept = [], []
     records = out.records[stage.entity.field]
     n = n_rows(out.columns)
@@ -90,5 +96,7 @@ def _stage(plan: Plan, stage: Stage, out: Replayed) -> Order:
         out.conflicts += len(seen.conflicts)
         parts.append(seen.columns)
         kept.append(first + seen.kept)
+        if tell is not None:
+            tell(f"rows through {stage.entity.field}", first + len(rows), n)
     out.columns = concat(parts)
     return np.concatenate(kept)

@@ -31,7 +31,7 @@ from batch.judge import Gate, Judged, judge
 from batch.lake import as_columns
 from batch.pipeline import Pipeline
 from batch.publish import Published, champion_bundle, publish, read_verdict, write_verdict
-from batch.replay import replay
+from batch.replay import Progress, replay
 from batch.train import Learner, Span, Trained
 from batch.training_set import TrainingSet, resolve_labels, scored_columns, training_set
 from riskflow.bundle import Bundle
@@ -208,7 +208,7 @@ def collected(run: Run) -> Columns:
     return _nonempty(run, parts)
 
 
-def with_features(run: Run) -> Columns:
+def with_features(run: Run, tell: Progress | None = None) -> Columns:
     """The same rows with features by this plan: files in the order of time, what was streamed in its recorded order.
 
     Everything is folded again, so a feature that has changed or is new needs no other way.
@@ -218,12 +218,12 @@ def with_features(run: Run) -> Columns:
     for generation in _since_files(generations):
         history = generations.history(generation)
         if history is not None:
-            parts.append(replay(run.plan, base(run.plan, history)).columns)
+            parts.append(replay(run.plan, base(run.plan, history), tell=tell).columns)
         frame, scored = generations.applied(generation)
         if scored:
             rows = base(run.plan, as_columns(run.plan, frame))
             orders = stage_orders(run.plan, rows, n_rows(rows))
-            folded = fold(run.plan, rows, orders, generations.records(generation)).columns
+            folded = fold(run.plan, rows, orders, generations.records(generation), tell).columns
             parts.append(folded if scored == n_rows(rows) else take(folded, np.arange(scored)))
     return _nonempty(run, [_wanted(run.plan, part) for part in parts])
 

@@ -13,7 +13,9 @@ from riskflow.errors import NotReady, RiskflowError, SettingsError
 app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 # Each module has `register(app)`. They import what is heavy inside their commands, so `--help` stays quick.
-GROUPS = ["data", "plan", "platform", "stream", "batch", "models", "train", "retrain", "serve", "demo", "chaos"]
+GROUPS = [
+    "data", "plan", "platform", "stream", "batch", "models", "train", "retrain", "backtest", "serve", "demo", "chaos",
+]  # fmt: skip
 
 
 def _say_version(wanted: bool) -> None:

@@ -178,7 +178,7 @@ def verify(raw: bytes, public_keys: PublicKeys, *, plan: Plan, minimum_version: 
         raise BundleRefused(f"{_who(bundle)} is for use case {bundle.usecase!r}, not for {plan.name!r}")
     if bundle.version < minimum_version:
         raise BundleRefused(f"{_who(bundle)} is older than version {minimum_version}, the oldest that is allowed")
-    _check_features(bundle, plan)
+    check_features(bundle, plan)
     for model in bundle.models:
         refuse_external_data(bundle.files[model["file"]], f"{_who(bundle)}, model {model['name']!r}")
     return bundle
@@ -320,7 +320,7 @@ def _check_files(bundle: Bundle) -> None:
             raise BundleRefused(f"corrupted: {_who(bundle)}, file {name!r} is not what the manifest says")
 
 
-def _check_features(bundle: Bundle, plan: Plan) -> None:
+def check_features(bundle: Bundle, plan: Plan) -> None:
     """Only what the bundle needs matters: a feature added to the use case never invalidates it."""
     for name, fingerprint in bundle.needed.items():
         node = plan.nodes.get(name)

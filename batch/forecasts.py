@@ -1,0 +1,63 @@
+"""What backtests foretold of a bundle, kept in the lake, to be held against what shadow and live show later.
+
+    lake/_backtests/<use case>/<bundle>-<from>-<to>.json     a backtest's summary; times as 20260131T0000Z
+
+A bundle that is not published yet has the begin of its hash for a version.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from batch.backtest import Backtest
+
+FOLDER = "_backtests"
+HASH_CHARS = 12
+FORETOLD = ("alerts_per_day", "reviews_per_day", "declines_per_day", "flagged.precision", "flagged.recall")
+
+Summary = dict[str, Any]
+
+
+def keep(found: Backtest, lake: Path) -> Path:
+    """Writes a backtest's summary; an older one of the same bundle and span is replaced."""
+    about, span = found.about, (found.tally.first_ms or 0, found.tally.last_ms or 0)
+    bundle = str(about.bundle) if about.published else about.content_hash[:HASH_CHARS]
+    path = lake / FOLDER / about.usecase / f"{'-'.join([bundle, *map(_minute, span)])}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(found.summary(), indent=2) + "\n")
+    temporary.replace(path)
+    return path
+
+
+def kept(lake: Path, usecase: str, content_hash: str | None = None) -> list[Summary]:
+    """Every forecast of a use case, or of one bundle of it; the one of the latest span last."""
+    found = [json.loads(path.read_text()) for path in (lake / FOLDER / usecase).glob("*.json")]
+    return sorted(
+        (f for f in found if content_hash in (None, f["content_hash"])), key=lambda f: (f["to_ms"], f["from_ms"])
+    )
+
+
+def error(forecast: Summary, shown: Summary) -> dict[str, dict[str, float | None]]:
+    """Each figure as foretold and as shown later (the summary of a backtest of what was live), and the difference."""
+    out = {}
+    for name in (*FORETOLD, "flipped_share"):
+        told, came = (_figure(s if name == "flipped_share" else s["figures"], name) for s in (forecast, shown))
+        gap = came - told if told is not None and came is not None else None
+        out[name] = {"forecast": told, "shown": came, "error": gap}
+    return out
+
+
+def _figure(figures: Mapping[str, Any], name: str) -> float | None:
+    found: Any = figures
+    for part in name.split("."):
+        found = found[part]
+    return None if found is None else float(found)
+
+
+def _minute(at_ms: int) -> str:
+    return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y%m%dT%H%MZ")

@@ -200,6 +200,15 @@ def test_a_new_generation_that_does_not_ask_the_old_one_is_noticed(monkeypatch: 
     assert any(_ends_wrong(seed) for seed in range(20))
 
 
+def test_nothing_is_taken_while_the_old_generation_is_held() -> None:
+    """It may be cut before what is being taken: the rest of it would be scored by nobody."""
+    mine: Any = SimpleNamespace(position=5)
+    batch = Batch(mine, [], 9)
+    assert gate._beside(batch, gate.Gate(None, 1.0, None)) == (None, gate.LOOK_S)
+    assert gate._beside(batch, gate.Gate(None, 0.0, None)) == (gate.Part(batch, held=True), 0.0)
+    assert gate._beside(batch, gate.Gate(5, 0.0, None)) == (None, gate.LOOK_S), "at the cut it waits to be let in"
+
+
 def _ends_wrong(seed: int, kind: type[World] = World) -> bool:
     try:
         return outcome(seed, kind) != ""

@@ -17,7 +17,7 @@ from batch.archive import archive
 from batch.begin import write_heads, write_records
 from batch.carry import carried_rows
 from batch.fold import Folded, fold, stage_orders
-from batch.generations import ARCHIVE, Generations, Start, before, present_generation
+from batch.generations import ARCHIVE, Generations, Start, before
 from batch.heads import Passing, read_heads
 from batch.lake import as_columns
 from batch.parked import read_parked
@@ -110,8 +110,7 @@ class _Job:
         bare = Names(plan.name, prefix=conf.topic_prefix)
         self.generations = Generations(plan, bare, conf.lake_folder)
         self.there = cluster.topics()
-        self.old = self.generations.at(present_generation(store, self.generations))
-        self.new = self.generations.at(self.generations.unused(self.old.generation, self.there))
+        self.old, self.new = self.generations.present_and_next(store, self.there)
         self.partitions = partitions or self._partitions_now()
 
     def _partitions_now(self) -> int:

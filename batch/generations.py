@@ -82,6 +82,11 @@ class Generations:
         found = [pattern.fullmatch(p.parent.name) for p in (self.lake / "_generations").glob("*/start.json")]
         return sorted(int(m.group(1)) for m in found if m)
 
+    def present_and_next(self, store: Any, topics: Container[str]) -> tuple[Names, Names]:
+        """Names of the generation that workers use, and of one that nothing was ever written under."""
+        present = present_generation(store, self)
+        return self.at(present), self.at(self.unused(present, topics))
+
     def unused(self, present: int, topics: Container[str]) -> int:
         """A number that nothing was ever written under; the present one where nothing exists at all."""
         used = {g for g in range(1, 1000) if any(self.at(g).by(e) in topics for e in self.plan.entities)}

@@ -26,7 +26,7 @@ from batch.begin import write_heads, write_records
 from batch.beside import check_none_beside
 from batch.carry import blocks, carried_rows, known_at_last, pending_rows
 from batch.fold import Folded, fold, stage_orders
-from batch.generations import ARCHIVE, FILES, Generations, Start, present_generation
+from batch.generations import ARCHIVE, FILES, Generations, Start
 from batch.handover import Heads, close, reopen
 from batch.heads import read_heads
 from batch.history import history_columns
@@ -103,9 +103,7 @@ class _Rebuild:
         self.generations = Generations(plan, bare, conf.lake_folder)
         self.hash_key = read_hash_key(plan, conf.keys_folder)
         self.there = cluster.topics()
-        present = present_generation(store, self.generations)
-        self.old = self.generations.at(present)
-        self.new = self.generations.at(self.generations.unused(present, self.there))
+        self.old, self.new = self.generations.present_and_next(store, self.there)
         first = self.there.get(self.old.by(plan.entities[0]))
         self.partitions = partitions or (first[1] if first else conf.partitions)
         self.heads: dict[tuple[str, int], dict[str, str]] = {}

@@ -9,20 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cli.options import Columns, Delay, Json, Labels, UseCase
+
 if TYPE_CHECKING:
     from batch.backtest import Costs
     from riskflow.policy import Policy
 
-UseCase = Annotated[str, typer.Argument(help="use case")]
 BundleName = Annotated[str, typer.Option("--bundle", help="a version, an alias such as champion, or a file")]
 From = Annotated[str, typer.Option("--from", help="events from this time on, RFC 3339 or a day, UTC")]
 To = Annotated[str, typer.Option("--to", help="events before this time")]
 Fold = Annotated[bool, typer.Option("--fold", help="work features out again even where the archive has them")]
 Events = Annotated[Path | None, typer.Option(help="a history in Parquet or CSV instead of the archive")]
-Labels = Annotated[Path | None, typer.Option(help="its labels; default: column is_fraud")]
-Columns = Annotated[str, typer.Option(help="field=COLUMN,... for columns with other names")]
-Delay = Annotated[str, typer.Option(help="when a column is_fraud became known, after the event")]
-Json = Annotated[bool, typer.Option("--json", help="the last line is JSON")]
 
 
 def register(app: typer.Typer) -> None:
@@ -64,13 +61,6 @@ def score(
     table = score_table(chosen, found.columns, scores, reasons=reasons)
     table.write_parquet(out, compression="zstd")
     seconds = round(time.monotonic() - began, 1)
-    about = {
-        "events": len(table),
-        "bundle": chosen.version,
-        "out": str(out),
-        "features": found.says,
-        "seconds": seconds,
-    }
     counts = dict(table["action"].value_counts().iter_rows())
     if as_json:
         about = {"events": len(table), "bundle": chosen.version, "out": str(out), "features": found.says}

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cli.options import Json
+
 if TYPE_CHECKING:
     from batch.parity import Parity
 
 Usecase = Annotated[str, typer.Argument(help="use case")]
-Json = Annotated[bool, typer.Option("--json", help="print the summary as the last line, as JSON")]
 
 
 def register(app: typer.Typer) -> None:

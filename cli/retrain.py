@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cli.options import Json, UseCase
+
 if TYPE_CHECKING:
     from cli.retrain_progress import Progress
 
-UseCase = Annotated[str, typer.Argument(help="use case")]
 Why = Annotated[str, typer.Option(help="the reason, for the history")]
 Days = Annotated[int | None, typer.Option("--train-days", min=2, help="learn from so many days instead of the span")]
 Alias = Annotated[str, typer.Option(help="champion; as challenger or shadow it is kept and scores nothing")]
 Local = Annotated[bool, typer.Option("--local", help="run the same steps here, without Airflow")]
-Json = Annotated[bool, typer.Option("--json", help="the last line is JSON")]
 
 
 def register(app: typer.Typer) -> None:

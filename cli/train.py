@@ -10,15 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cli.options import Columns, Delay, Json, Labels, UseCase
+
 if TYPE_CHECKING:
     from batch.evaluate import Protocol
 
-UseCase = Annotated[str, typer.Argument(help="use case")]
 Events = Annotated[Path, typer.Option(help="Parquet or CSV with one row for each event")]
-Labels = Annotated[Path | None, typer.Option(help="file with event_id, is_fraud, known_at; default: column is_fraud")]
-Columns = Annotated[str, typer.Option(help="field=COLUMN,... for columns with other names")]
-Delay = Annotated[str, typer.Option(help="when a column is_fraud became known, after the event")]
-Json = Annotated[bool, typer.Option("--json", help="the last line is JSON")]
 
 
 def register(app: typer.Typer) -> None:

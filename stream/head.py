@@ -186,7 +186,8 @@ class Head:
         found = [v.decode() if isinstance(v, bytes) else v for v in stored]
         return (
             f"{what} of stage {self.stage!r}, partition {self.partition}: held epoch {self.epoch} at {self.position}, "
-            f"Redis has epoch and position {found}. Somebody else owns it now, or Redis lost its last writes."
+            f"Redis has epoch and position {found}. Another worker owns it now, its generation was left "
+            "(`riskflow switch`), or Redis lost its last writes."
         )
 
 

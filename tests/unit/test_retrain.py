@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from batch import lake, retrain
+from batch import retrain
 from batch.generations import FILES, Generations, Start
 from batch.history import history_columns
 from batch.replay import replay
@@ -18,11 +17,11 @@ from batch.retrain import CheckFailed, Run
 from batch.simulate import Delays, Shares, simulate
 from batch.training_set import TrainingSet
 from cli.common import load_plan
-from riskflow.columns import Columns, Text, n_rows, take
-from riskflow.evaluate import ID, TIME
+from riskflow.columns import Columns, n_rows, take
+from riskflow.evaluate import TIME
 from riskflow.names import Names
 from riskflow.settings import load
-from riskflow.state import INTAKE_LOG, INTAKE_PARTITION, log_columns
+from tests.unit.lake_cases import ids, write_rows
 
 DAY = 86_400_000
 START = 1_767_225_600_000
@@ -63,26 +62,6 @@ def archived(tmp_path_factory: pytest.TempPathFactory) -> Lake:
     generations.write(Start(1, FILES, layout=layout), before.records, None, take(rows, np.arange(first)))
     write_rows(home / "lake", names, after.columns, plan.entities)
     return Lake(home, replay(plan, rows).columns)
-
-
-def write_rows(folder: Path, names: Names, columns: Columns, entities: tuple[str, ...]) -> None:
-    """One file of the rows topic, as `archive` writes it."""
-    n = n_rows(columns)
-    numbers, zeros = np.arange(n, dtype=np.int64), np.zeros(n, np.int32)
-    places = {name: value for e in entities for name, value in zip(log_columns(e), (numbers, zeros), strict=True)}
-    stamped: Any = {
-        **columns, **places, INTAKE_LOG: numbers, INTAKE_PARTITION: zeros, lake.PARTITION: zeros,
-        lake.OFFSET: numbers, lake.ROW: zeros, lake.EPOCH: numbers * 0, lake.BROKER_MS: columns[TIME],
-    }  # fmt: skip
-    path = folder / names.rows / "date=2026-02-01" / lake.part_name(0, 0, n - 1)
-    path.parent.mkdir(parents=True)
-    lake.frame_of(stamped).write_parquet(path)
-
-
-def ids(columns: Columns) -> list[str | None]:
-    column = columns[ID]
-    assert isinstance(column, Text)
-    return column.strings()
 
 
 def test_files_and_streamed_rows_get_the_features_of_one_history(archived: Lake) -> None:

@@ -34,7 +34,7 @@ class RaceFile(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 class RampFile(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """How a winner takes over: shares of the first entity's ids, and what each step must show before the next."""
 
-    shares: list[Part] = [0.01, 0.1, 1.0]
+    shares: list[Part] = msgspec.field(default_factory=lambda: [0.01, 0.1, 1.0])
     hold: str = "1h"  # of event time, at each share
     fewest_events: Whole = 500  # decided by the canary, before a step is believed
     patience: str = "1d"  # of real time; a step that saw too little by then ends the ramp

@@ -1,0 +1,178 @@
+"""Who races, on which events, and the verdict: champion and challengers on what shadow scores and labels say of them.
+
+A race begins with the first event that all of them have scored. It ends when the horizon has passed, its events are
+mature, and enough of them are frauds; until then nobody looks at who leads. Then it is judged (batch/race.py), once:
+the verdict is kept in `<home>/races/<use case>/`, and a field of the same versions is not judged again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from batch.backtest import Costs
+from batch.pipeline_promotion import RaceFile
+from batch.race import COST, Entrant, Money, Result, race
+from batch.retrain import Run, collected
+from batch.shadow_scores import read_shadow_scores
+from batch.training_set import resolve_labels
+from riskflow.bundle import Bundle
+from riskflow.columns import Text
+from riskflow.durations import duration_ms
+from riskflow.errors import RiskflowError
+from riskflow.evaluate import ID, KIND, TIME
+from riskflow.policy import ACTIONS, DAY_MS
+from riskflow.registry import Move
+
+EVENT, AT, ENTITY, FRAUD, LOST = "event_id", "at_ms", "entity", "fraud", "lost"
+SCORE, ACTION = "score_{}", "action_{}"  # of a version
+
+
+@dataclass(frozen=True)
+class Field:
+    """Mature events that all have scored, in order of time; one column of scores and of actions for each version."""
+
+    table: pl.DataFrame
+    champion: int
+    challengers: tuple[int, ...]
+    begin_ms: int
+    mature_ms: int  # events before this are mature
+
+    def entrant(self, version: int) -> Entrant:
+        return Entrant(version, self._column(SCORE.format(version)), self._column(ACTION.format(version)))
+
+    def until(self, rules: RaceFile) -> Field:
+        """The part that is judged: the horizon, or longer until enough frauds are in it."""
+        end_ms = self.end_ms(rules)
+        return Field(self.table.filter(pl.col(AT) < end_ms), self.champion, self.challengers, self.begin_ms, end_ms)
+
+    def end_ms(self, rules: RaceFile) -> int:
+        bad = self.table.filter(pl.col(FRAUD) > 0)[AT]
+        enough = int(bad[rules.fewest_frauds - 1]) + 1 if len(bad) >= rules.fewest_frauds else 0
+        return max(self.begin_ms + duration_ms(rules.horizon), enough)
+
+    def waits(self, rules: RaceFile) -> str:
+        """What the race waits for; empty when it can be judged."""
+        if not len(self.table):
+            return "no mature event was scored by the champion and all challengers"
+        frauds = int(self.table[FRAUD].sum())
+        horizon_ms = duration_ms(rules.horizon)
+        if self.mature_ms < self.begin_ms + horizon_ms:
+            passed = max(0, self.mature_ms - self.begin_ms) / DAY_MS
+            return f"{passed:.1f} of {horizon_ms / DAY_MS:.1f} days of the horizon are mature"
+        if frauds < rules.fewest_frauds:
+            return f"{frauds} of {rules.fewest_frauds} frauds are known"
+        return ""
+
+    def judged(self, rules: RaceFile, money: Money | None) -> Result:
+        others = [self.entrant(version) for version in self.challengers]
+        return race(
+            self.entrant(self.champion), others, self._column(FRAUD), self._column(ENTITY), alpha=rules.alpha,
+            margin=rules.margin, replicates=rules.replicates, metric=rules.metric, money=money,
+        )  # fmt: skip
+
+    def _column(self, name: str) -> Any:
+        return self.table[name].to_numpy()
+
+
+def run_race(run: Run, champion: Move, challengers: Sequence[Move]) -> dict[str, Any]:
+    """{"winner": version or None, "waits": what for, "evidence": ...}. Raises RiskflowError for unknown costs."""
+    kept = _kept(run, champion, challengers)
+    if kept.is_file():
+        return dict(json.loads(kept.read_text()))
+    rules = run.pipeline.file.race
+    costs = _costs(run, champion) if rules.metric == COST else None
+    field = field_of(run, champion.version, [c.version for c in challengers], costs)
+    waits = field.waits(rules)
+    if waits:
+        return {"winner": None, "waits": waits, "evidence": {}}
+    judged = field.until(rules)
+    result = judged.judged(rules, _money(judged, costs))
+    span = {"first_ms": judged.begin_ms, "last_ms": judged.mature_ms, "rules": _plain(rules)}
+    verdict = {"winner": result.winner, "waits": "", "evidence": {**result.to_json(), **span}}
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    kept.write_text(json.dumps(verdict, indent=2) + "\n")
+    return verdict
+
+
+def field_of(run: Run, champion: int, challengers: Sequence[int], costs: Costs | None = None) -> Field:
+    """All mature events that the champion decided and every challenger scored."""
+    events, mature_ms = _mature_events(run, costs)
+    scores = _side_by_side(run, champion, challengers)
+    table = events.join(scores, on=EVENT, how="inner").sort(AT, EVENT) if len(scores) else events.clear()
+    begin_ms = int(scores["occurred_at"].min()) if len(scores) else 0  # type: ignore[arg-type]
+    return Field(table, champion, tuple(challengers), begin_ms, mature_ms)
+
+
+def _mature_events(run: Run, costs: Costs | None) -> tuple[pl.DataFrame, int]:
+    """One line for each event that had time to get its label, and the time before which events had."""
+    rows = collected(run)
+    labels = resolve_labels(run.plan, rows, run.pipeline.file.label_sources)
+    at_ms = np.asarray(rows[TIME])
+    mature_ms = int(at_ms.max()) - run.pipeline.maturity_ms + 1
+    chosen = np.flatnonzero((np.asarray(rows[KIND]) == 0) & (at_ms < mature_ms))
+    ids, entity = _texts(rows[ID]).take(chosen), _texts(rows[run.plan.entities[0]]).take(chosen)
+    lost: Any = np.zeros(len(chosen))
+    if costs is not None:
+        each = costs.missed_fraud
+        lost = np.nan_to_num(np.asarray(rows[each], np.float64)[chosen]) if isinstance(each, str) else lost + each
+    table = pl.DataFrame(
+        {
+            EVENT: ids.strings(), AT: at_ms[chosen], ENTITY: entity.hashes(), FRAUD: labels.of(ids.hashes(), 0.0),
+            LOST: lost,
+        }
+    )  # fmt: skip
+    return table.unique(EVENT, keep="first", maintain_order=True), mature_ms
+
+
+def _side_by_side(run: Run, champion: int, challengers: Sequence[int]) -> pl.DataFrame:
+    """event_id, occurred_at, and score and action of each version; events that lack one are left out."""
+    found = read_shadow_scores(run.plan, run.names, run.conf.lake_folder)
+    if not len(found):
+        return found
+    found = found.filter(pl.col("decided_bundle") == champion)
+    mine = {"decided_score": SCORE.format(champion), "decided_action": ACTION.format(champion)}
+    out = found.unique(EVENT, keep="first").select(EVENT, "occurred_at", *(pl.col(a).alias(b) for a, b in mine.items()))
+    for version in challengers:
+        its = found.filter(pl.col("bundle") == version).unique(EVENT, keep="first")
+        names = {"score": SCORE.format(version), "action": ACTION.format(version)}
+        out = out.join(its.select(EVENT, *(pl.col(a).alias(b) for a, b in names.items())), on=EVENT, how="inner")
+    numbers = {name: number for number, name in enumerate(ACTIONS)}
+    actions = [name for name in out.columns if name.startswith(ACTION.format(""))]
+    return out.with_columns(pl.col(name).replace_strict(numbers, return_dtype=pl.Int8) for name in actions)
+
+
+def _costs(run: Run, champion: Move) -> Costs:
+    numbers = Bundle.from_bytes(run.registry().raw(champion.version)).policy
+    costs = Costs.of(numbers)
+    if costs is None:
+        raise RiskflowError(
+            f"{run.pipeline.path}: race.metric is cost, and the champion's policy has none. Declare `costs` in "
+            "policy.yaml, or race by average_precision"
+        )
+    return costs
+
+
+def _money(field: Field, costs: Costs | None) -> Money | None:
+    return Money(field.table[LOST].to_numpy(), costs.review, costs.wrong_decline) if costs else None
+
+
+def _kept(run: Run, champion: Move, challengers: Sequence[Move]) -> Path:
+    """Named by moves: the same version that challenges once more runs another race."""
+    numbers = "-".join(str(c.number) for c in sorted(challengers, key=lambda c: c.number))
+    return run.conf.home / "races" / run.plan.name / f"race-{champion.number}-{numbers}.json"
+
+
+def _plain(rules: RaceFile) -> dict[str, Any]:
+    return {name: getattr(rules, name) for name in rules.__struct_fields__}
+
+
+def _texts(column: Any) -> Text:
+    assert isinstance(column, Text)
+    return column

@@ -73,7 +73,7 @@ def checks(canary: Seen, champion: Seen, limits: RampFile) -> list[Check]:
     level = limits.alpha / 3
 
     def ratio(name: str, limit: float) -> Check:
-        return _ratio(name, _of(canary, name), _of(champion, name), limit, level)
+        return _ratio(name, _of(canary, name), _of(champion, name), limit, limits.floor, level)
 
     degraded = _excess(_of(canary, "degraded"), _of(champion, "degraded"), limits.degraded, level)
     return [ratio("alerts", limits.alert_ratio), ratio("declines", limits.decline_ratio), degraded]
@@ -87,10 +87,12 @@ def failed(found: Sequence[Check]) -> list[Check]:
     return [check for check in found if not check.passed]
 
 
-def _ratio(name: str, canary: tuple[int, int], champion: tuple[int, int], limit: float, level: float) -> Check:
+def _ratio(
+    name: str, canary: tuple[int, int], champion: tuple[int, int], limit: float, floor: float, level: float
+) -> Check:
     """Either way round: a canary that raises no alerts any more is as wrong as one that raises too many."""
     mine, its = _share(canary), _share(champion)
-    far = max(mine, its) > limit * min(mine, its)
+    far = max(mine, its) > limit * min(mine, its) and abs(mine - its) > floor
     p = _chance(canary, champion)
     return Check(name, mine, its, limit, p, not (far and p < level))
 

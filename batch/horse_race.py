@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from riskflow.moves import Move
 
 from batch.backtest import Costs
 from batch.pipeline_promotion import RaceFile
@@ -28,7 +29,6 @@ from riskflow.durations import duration_ms
 from riskflow.errors import RiskflowError
 from riskflow.evaluate import ID, KIND, TIME
 from riskflow.policy import ACTIONS, DAY_MS
-from riskflow.registry import Move
 
 EVENT, AT, ENTITY, FRAUD, LOST = "event_id", "at_ms", "entity", "fraud", "lost"
 SCORE, ACTION = "score_{}", "action_{}"  # of a version

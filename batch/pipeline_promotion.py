@@ -40,6 +40,7 @@ class RampFile(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     patience: str = "1d"  # of real time; a step that saw too little by then ends the ramp
     alert_ratio: AtLeastOne = 2.0  # canary's share of alerts over the champion's, either way round
     decline_ratio: AtLeastOne = 2.0  # the same of declines
+    floor: Annotated[float, Meta(ge=0, le=1)] = 0.005  # of all events; a smaller difference stops nobody
     degraded: Annotated[float, Meta(ge=0, le=1)] = 0.01  # of the canary's events, above the champion's share
     alpha: Annotated[float, Meta(gt=0, lt=0.5)] = 0.001  # chance that a guard stops a canary that is no different
 

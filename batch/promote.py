@@ -14,6 +14,8 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from riskflow.moves import CANARY, CHALLENGER, CHAMPION, Move
+
 from batch import guard as guards
 from batch.alerts import ROLLED_BACK, alert
 from batch.archive import archive
@@ -23,7 +25,7 @@ from batch.retrain import Run, Summary
 from riskflow.durations import duration_ms
 from riskflow.errors import RiskflowError
 from riskflow.keys import load_private_key
-from riskflow.registry import CANARY, CHAMPION, Move, Registry, is_challenger
+from riskflow.registry import Registry
 
 POLL_S = 5.0
 RAMP = "ramp"
@@ -39,10 +41,14 @@ def race(run: Run) -> Summary:
     champion = aliases.get(CHAMPION)
     if champion is None:
         return {"winner": None, "waits": "there is no champion", "evidence": {}}
-    challengers = {m.version: m for a, m in aliases.items() if is_challenger(a) and m.version != champion.version}
+    challengers = {m.version: m for a, m in aliases.items() if _challenges(a) and m.version != champion.version}
     if not challengers:
         return {"winner": None, "waits": "nobody challenges", "evidence": {}}
     return run_race(run, champion, [challengers[v] for v in sorted(challengers)])
+
+
+def _challenges(alias: str) -> bool:
+    return alias.partition(":")[0] == CHALLENGER
 
 
 def ramp(run: Run, version: int, share: float, who: str = RAMP, why: str = "") -> Summary:
@@ -77,8 +83,8 @@ def crown(run: Run, version: int, who: str = RAMP, why: str = "") -> Summary:
     registry = run.registry()
     champion = registry.champion()
     if champion is None or champion.version != version:
-        champion = registry.crown(
-            version, who=who, why=why or f"won the race, passed its ramp (run {run.name})",
+        champion = registry.move(
+            CHAMPION, version, who=who, why=why or f"won the race, passed its ramp (run {run.name})",
             private_key=load_private_key(run.conf.keys_folder),
         )  # fmt: skip
     return {"version": champion.version, "at_ms": champion.at_ms, "number": champion.number}

@@ -47,6 +47,7 @@ class Settings(BaseSettings):
     airflow_password: SecretStr = SecretStr("admin")
     serving_url: str = "http://127.0.0.1:8000"
     usecases: Annotated[Path, Field(description="folder with one folder for each use case")] = PROJECT / "usecases"
+    dags: Annotated[Path, Field(description="folder of Airflow's DAG files, one for each use case")] = PROJECT / "dags"
     lake: Annotated[Path | None, Field(description="folder of the Parquet archive; default: HOME/lake")] = None
     keys: Annotated[Path | None, Field(description="folder of the signing keys; default: HOME/keys")] = None
     topic_prefix: Annotated[str, Field(pattern=r"^([a-z0-9][a-z0-9._-]*\.)?$", description="prefix of topics")] = ""

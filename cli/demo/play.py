@@ -38,23 +38,23 @@ def play(options: Options, as_json: bool) -> bool:
     return not (found["lost"] or found["differing"] or found["parity_mismatches"])
 
 
-def fresh_home() -> Path:
+def fresh_home(name: str = "demo") -> Path:
     """RISKFLOW_HOME/demo, empty; a folder that the demo did not make is left alone."""
     from ops import process
     from riskflow.settings import home_folder, settings
 
-    home = home_folder() / "demo"
+    home = home_folder() / name
     if home.exists() and not (home / MARK).exists():
         raise NotReady(f"{home} was not made by a demo. Move it away, or set RISKFLOW_HOME")
     running = [record.name for record in process.records(home).values() if record.alive()]
     if running:
-        raise NotReady(f"a demo is running in {home} ({', '.join(running)}). Stop it with Ctrl-C")
+        raise NotReady(f"one is running in {home} ({', '.join(running)}). Stop it with Ctrl-C")
     shutil.rmtree(home, ignore_errors=True)
     home.mkdir(parents=True)
     (home / MARK).touch()
     os.environ["RISKFLOW_HOME"] = str(home)
     if {"RISKFLOW_KAFKA", "RISKFLOW_REDIS_URL"} & set(os.environ):
-        os.environ["RISKFLOW_TOPIC_PREFIX"] = time.strftime("demo-%H%M%S.")  # nothing of others is touched
+        os.environ["RISKFLOW_TOPIC_PREFIX"] = time.strftime(f"{name}-%H%M%S.")  # nothing of others is touched
     settings.cache_clear()
     return home
 

@@ -12,6 +12,7 @@ from cli.demo.town import DAY_MS
 
 if TYPE_CHECKING:
     from batch.retrain import Run
+    from riskflow.settings import Settings
 
 QUICK = "logistic_regression"  # the first model; retraining races all candidates
 USUAL_METRICS_PORT, USUAL_WEB_PORT = 9100, 8000
@@ -33,7 +34,7 @@ def begin(stage: Stage) -> str:
         stage.ending.callback(local.down, stage.home)
         stage.town = invented.result()
         compiled.result()
-    _publish_addresses(stage)
+    publish_addresses(stage)
     return f"{stage.services.kafka}, {stage.services.redis_url}"
 
 
@@ -109,13 +110,18 @@ def _modest_run(stage: Stage) -> Run:
     return replace(run, pipeline=replace(run.pipeline, file=file))
 
 
-def _publish_addresses(stage: Stage) -> None:
+def publish_addresses(stage: Stage) -> None:
     """For this process and for what it starts."""
+    os.environ.update(stage.services.environment())
+    stage.conf = fresh_settings()
+
+
+def fresh_settings() -> Settings:
+    """By the environment as it is now."""
     from riskflow.settings import settings
 
-    os.environ.update(stage.services.environment())
     settings.cache_clear()
-    stage.conf = settings()
+    return settings()
 
 
 def _heads(stage: Stage) -> list[str]:

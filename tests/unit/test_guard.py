@@ -34,6 +34,11 @@ def test_what_differs_by_far_stops_it(canary: Seen, guard: str) -> None:
     assert guard in names(canary, Seen(50_000, 1_000, 100))
 
 
+def test_a_difference_below_the_floor_stops_nobody() -> None:
+    """A champion that never declined, and a canary that declines the certain ones."""
+    assert names(Seen(50_000, 1_000, 200), Seen(50_000, 1_000, 0)) == []
+
+
 def test_chance_stops_nobody() -> None:
     """Twice as many in a handful of events; and no event at all."""
     assert names(Seen(50, 3, 0), Seen(50_000, 1_000, 100)) == []

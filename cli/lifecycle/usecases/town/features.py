@@ -1,7 +1,8 @@
 """What is usual for a customer, and what was reported at a terminal."""
 
-from riskflow.declare import Count, Max, Mean, Sum, Windows
 from usecases.town.events import customer, labels, terminal
+
+from riskflow.declare import Count, Max, Mean, Sum, Windows
 
 customer_activity = Windows(by=customer, over=["1h", "1d", "7d"], events=[Count()])
 customer_amounts = Windows(by=customer, over=["7d"], amount=[Mean(), Max()])

@@ -1,10 +1,10 @@
-"""One model. The town begins with the candidate that sees the hour's count alone; later the trees race."""
+"""One model. The town begins with the candidate that sees the amount alone; later the trees race."""
 
 from riskflow.declare import Model
 
 _INPUTS = [
-    "customer_activity_events_count_1h",
     "amount",
+    "customer_activity_events_count_1h",
     "amount_to_usual",
     "customer_activity_events_count_1d",
     "customer_activity_events_count_7d",
@@ -22,7 +22,7 @@ def _first_guess():
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
 
-    return make_pipeline(ColumnTransformer([("count", SimpleImputer(), [0])]), LogisticRegression())
+    return make_pipeline(ColumnTransformer([("amount", SimpleImputer(), [0])]), LogisticRegression())
 
 
 def _boosted():

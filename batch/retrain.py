@@ -53,6 +53,8 @@ FRAME, DATA, BUNDLE, PUBLISHED = "frame.parquet", "data.json", "bundle.bin", "pu
 class CheckFailed(RiskflowError):
     """What has been archived is not fit to learn from; the message names each number and what is wanted."""
 
+    final = True
+
 
 @dataclass(frozen=True)
 class Run:

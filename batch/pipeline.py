@@ -26,7 +26,8 @@ from msgspec import Meta
 
 from batch import pipeline_dags
 from batch.alerts import Alerts
-from batch.pipeline_dags import Dags, Maintain, Pod, Pool, Promotion, Rollout, RunIn, UserTask
+from batch.pipeline_dags import Dags, Maintain, Pod, Pool, Promotion, RunIn, UserTask
+from batch.pipeline_promotion import RaceFile, RampFile, check_promotion
 from riskflow.durations import duration_ms
 from riskflow.errors import DeclarationError
 from riskflow.typed_yaml import Lines, read_typed, where
@@ -65,7 +66,9 @@ class PipelineFile(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     alerts: Alerts = Alerts()
     dags: Dags = Dags()
     promotion: Promotion = "at_once"
-    rollout: Rollout = Rollout()
+    answer_within: str = "3d"
+    race: RaceFile = RaceFile()
+    ramp: RampFile = RampFile()
     fresh_labels: Whole = 1
     deadlines: dict[str, str] = {}
     pool: Pool | None = None
@@ -156,6 +159,7 @@ class Pipeline:
             self._check_rates,
             self._check_twice,
             lambda: self.file.alerts.check(self.at),
+            lambda: check_promotion(self.file.race, self.file.ramp, self.at("$.ramp")),
             *pipeline_dags.checks(self.file, self.at),
         ]
 

@@ -5,7 +5,7 @@ dags:                                a cron, null (only when somebody asks), fal
   labels: lake
   retrain: ["0 3 * * *", drift]      several: any of them
 promotion: at_once                   or: race, or: approval (a race, then a person says yes)
-rollout: {shares: [0.01, 0.1], soak: 1h, every: 5m, answer_within: 3d}
+answer_within: 3d                    of that person; no answer is a no
 fresh_labels: 1                      labels are announced when so many more events with one have become mature
 deadlines: {retrain: 2h}             an alert `late` when a run takes longer; off without a line
 pool: {name: training, slots: 2}     Airflow's pool for all tasks; `riskflow pools` makes it
@@ -36,7 +36,7 @@ KINDS = ("archive", "labels", "retrain", "promote", "score_batch", "drift", "bac
 LAKE, LABELS, CHALLENGER, CHAMPION, DRIFT = ASSETS = ("lake", "labels", "challenger", "champion", "drift")
 AT_ONCE, RACE, APPROVAL = "at_once", "race", "approval"
 WORKER, POD = "worker", "pod"
-STEPS_OF = {  # the tasks of each DAG, in order; those of a roll-out are as many as it has shares
+STEPS_OF = {  # the tasks of each DAG, in order; between approval and crown stand those of the ramp
     "archive": ("archive",),
     "labels": ("labels", "ready"),
     "retrain": ("archive", "labels", "check", "replay", "train", "judge", "publish"),
@@ -46,6 +46,7 @@ STEPS_OF = {  # the tasks of each DAG, in order; those of a roll-out are as many
     "backtest": ("prepare", "count_day", "join"),
     "maintain": ("mend", "compact", "drop_old_files", "drop_old_bundles", "drop_old_runs"),
 }  # fmt: skip
+GO_ON = ("judge", "compact", "drop_old_files")  # a task that failed before them does not stop them
 DROPPABLE = ("scores", "rejected", "shadow", "external", "drift")  # training and rebuild fold all others from the start
 
 Promotion = Literal["at_once", "race", "approval"]
@@ -66,15 +67,6 @@ class Dags(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     drift: Schedule = True
     backtest: Schedule = True
     maintain: Schedule = True
-
-
-class Rollout(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """How a winner becomes champion."""
-
-    shares: tuple[Annotated[float, Meta(gt=0, lt=1)], ...] = (0.01, 0.1)  # of entities, one after another
-    soak: str = "1h"  # how long each share is watched
-    every: str = "5m"  # how often
-    answer_within: str = "3d"  # else the answer is no
 
 
 class Pool(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -169,7 +161,7 @@ def checks(file: PipelineFile, at: At) -> list[Callable[[], None]]:
     """Everything that can be wrong with these sections; each check raises DeclarationError."""
     return [
         *(lambda kind=kind: _check_schedule(file, at, kind) for kind in KINDS),
-        lambda: _check_rollout(file.rollout, at),
+        lambda: check_duration(at("$.answer_within"), file.answer_within),
         *(lambda kind=kind: _check_deadline(file, at, kind) for kind in file.deadlines),
         lambda: _check_pod(file, at),
         lambda: _check_maintain(file.maintain, at),
@@ -206,13 +198,6 @@ def _check_schedule(file: PipelineFile, at: At, kind: str) -> None:
         raise DeclarationError(at(place), "has several crons", "Keep one")
     if kind == "promote" and said not in (True, False) and file.promotion == AT_ONCE:
         raise DeclarationError(at(place), "there is nothing to promote", "Write promotion: race, or: approval")
-
-
-def _check_rollout(rollout: Rollout, at: At) -> None:
-    for name in ("soak", "every", "answer_within"):
-        check_duration(at(f"$.rollout.{name}"), getattr(rollout, name))
-    if list(rollout.shares) != sorted(set(rollout.shares)):
-        raise DeclarationError(at("$.rollout.shares"), "do not rise", "Write them from the smallest to the largest")
 
 
 def _check_deadline(file: PipelineFile, at: At, kind: str) -> None:
@@ -254,7 +239,7 @@ def _check_task(file: PipelineFile, at: At, i: int) -> None:
     if task.dag not in KINDS:
         raise DeclarationError(at(f"{place}.dag"), f"{task.dag!r} is no DAG", f"DAGs: {', '.join(KINDS)}")
     mine = [other.name for other in file.tasks[:i] if other.dag == task.dag]
-    steps = STEPS_OF[task.dag]
+    steps = [s for s in STEPS_OF[task.dag] if s != "approval" or file.promotion == APPROVAL]
     if task.name in (*steps, *mine):
         raise DeclarationError(at(f"{place}.name"), f"{task.dag} has a task {task.name!r} already", "Name it otherwise")
     for word, names in zip(("after", "before"), task.ends(), strict=True):
@@ -262,5 +247,9 @@ def _check_task(file: PipelineFile, at: At, i: int) -> None:
             if name not in (*steps, *mine):
                 known = ", ".join((*steps, *mine))
                 raise DeclarationError(at(f"{place}.{word}"), f"{task.dag} has no task {name!r} yet", f"Tasks: {known}")
+            if word == "before" and name in GO_ON:
+                raise DeclarationError(
+                    at(f"{place}.before"), f"{name} goes on whatever failed before it", "Hang it before another task"
+                )
     if not any(task.ends()):
         raise DeclarationError(at(place), "hangs nowhere", "Say after: or before: which task it runs")

@@ -188,7 +188,7 @@ def ramp(run: Run, asked: Asked, raced: Mapping[str, Any], share: float) -> Summ
 
 
 def guard(run: Run, asked: Asked, raced: Mapping[str, Any], share: float) -> Summary:
-    """Holds what the canary does against what the champion does; past a bound it rolls back by itself."""
+    """Waits until the share has shown enough; where it differs by too much the canary is taken back."""
     from batch import promote
 
     return promote.guard(run, raced["winner"], share)

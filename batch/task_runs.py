@@ -4,7 +4,8 @@
 
     outcome   running, success, skipped, refused (would fail the same way again), failed
 
-A process that was killed leaves `running`, unless Airflow notices and its callback says so. `riskflow runs` shows them.
+A process that was killed leaves `running`, unless Airflow notices and its callback says so. `riskflow runs list` shows
+them.
 """
 
 from __future__ import annotations

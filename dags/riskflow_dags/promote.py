@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from datetime import timedelta
 from typing import Any
 
@@ -42,7 +41,7 @@ def make(maker: Maker) -> DAG:
             approval = _approval(maker)
             last >> approval
             last, answer = approval, approval.output
-        for share in maker.pipeline.file.rollout.shares:
+        for share in maker.pipeline.file.ramp.shares:
             begun, watched = _share(maker, raced, share)
             last >> begun >> watched
             last = watched
@@ -72,31 +71,24 @@ def _approval(maker: Maker) -> Any:
         body=QUESTION,
         defaults=ApprovalOperator.REJECT,
         params={"why": Param("", type="string", description="The reason, for the history")},
-        response_timeout=timedelta(milliseconds=duration_ms(maker.pipeline.file.rollout.answer_within)),
+        response_timeout=timedelta(milliseconds=duration_ms(maker.pipeline.file.answer_within)),
         execution_timeout=None,
         on_failure_callback=[alert_failed],
     )
 
 
 def _share(maker: Maker, raced: Any, share: float) -> tuple[Any, Any]:
-    """The canary at one share, and the guard that looks at it until it has soaked."""
-    rollout, name = maker.pipeline.file.rollout, f"{share * 100:g}".replace(".", "_")
-    soak_s, every_s = (duration_ms(text) / 1000 for text in (rollout.soak, rollout.every))
+    """The canary at one share, and the guard that looks at it until it has shown enough."""
+    name = f"{share * 100:g}".replace(".", "_")
 
-    @riskflow_task(task_id=f"canary_{name}", retries=0)
-    def canary(raced: dict[str, Any]) -> dict[str, Any]:
+    @riskflow_task(task_id=f"canary_{name}")
+    def canary(raced: dict[str, Any]) -> Any:
         """Lets the winner decide for a share of the entities."""
-        summary = perform(asked(get_current_context(), "ramp"), {"raced": raced, "share": share})
-        return {**summary, "since_s": time.time()}
+        return perform(asked(get_current_context(), "ramp"), {"raced": raced, "share": share})
 
-    @riskflow_task(
-        like=task.sensor, task_id=f"guard_{name}", retries=0, mode="reschedule", poke_interval=every_s,
-        timeout=soak_s + 10 * every_s + 3600, execution_timeout=None,
-    )  # fmt: skip
-    def guard(raced: dict[str, Any], begun: dict[str, Any]) -> bool:
-        """Holds what the canary does against what the champion does, until the share has soaked; it rolls back."""
-        perform(asked(get_current_context(), "guard"), {"raced": raced, "share": share})
-        return bool(time.time() >= begun["since_s"] + soak_s)
+    @riskflow_task(task_id=f"guard_{name}", execution_timeout=None)
+    def guard(raced: dict[str, Any]) -> Any:
+        """Waits until the share has shown enough; where it differs by too much the canary is taken back."""
+        return perform(asked(get_current_context(), "guard"), {"raced": raced, "share": share})
 
-    begun = canary(raced)
-    return begun, guard(raced, begun)
+    return canary(raced), guard(raced)

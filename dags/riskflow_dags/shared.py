@@ -35,7 +35,9 @@ SPAN = {
     "to": Param(None, type=["null", "string"], description="Events before then; neither: the run's data interval"),
 }
 IN_WORKER = ("publish", "crown", "ready", "ask_retrain")  # they sign, or speak about assets
-ABOUT = "\n\nWritten down in `usecases/{usecase}/{file}`; it runs: {when}. `riskflow runs {usecase}` shows its history."
+ABOUT = (
+    "\nWritten down in `usecases/{usecase}/{file}`; it runs: {when}. `riskflow runs list {usecase}` shows its history."
+)
 
 
 @dataclass(frozen=True)

@@ -106,11 +106,20 @@ class Airflow:
             self._call("PATCH", f"/dags/{dag_id}?update_mask=is_paused", {"is_paused": False})
         return str(self._call("POST", f"/dags/{dag_id}/dagRuns", {"logical_date": None, "conf": conf})["dag_run_id"])
 
+    def set_pool(self, name: str, slots: int) -> None:
+        """A pool of so many slots, whether it is there or not."""
+        body = {"name": name, "slots": slots, "description": "named in a pipeline.yaml", "include_deferred": False}
+        try:
+            self._call("POST", "/pools", body)
+        except Refused as refused:
+            if refused.status != 409:
+                raise
+            self._call("PATCH", f"/pools/{_quoted(name)}", body)
+
     def _say_broken(self, dag_id: str) -> None:
         """The DAG's file is named like its use case."""
-        usecase = dag_id.removesuffix("_retrain")
         for file, error in self.import_errors().items():
-            if file.rsplit("/", 1)[-1] == f"{usecase}.py":
+            if dag_id.startswith(file.rsplit("/", 1)[-1].removesuffix(".py") + "_"):
                 raise RiskflowError(f"Airflow cannot read {file}: {error.strip().splitlines()[-1]}")
 
     def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:

@@ -1,17 +1,16 @@
 """`riskflow archive`: reads a use case's topics from where the lake ends to the log's end, into Parquet.
 
 Each file is written under a temporary name and renamed; its name says which offsets it holds. So a second run adds
-nothing, and one that was killed is continued by the next without a hole. One run at a time holds a lock.
+nothing, and one that was killed is continued by the next without a hole. Offsets of files that were set aside
+(batch/mend.py) are read again. One run at a time holds a lock.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import groupby
@@ -84,7 +83,7 @@ def archive(plan: Plan, conf: Settings, only: list[str] | None = None) -> Archiv
     names = Names(plan.name, prefix=conf.topic_prefix)
     kinds = framing(plan, names, read_hash_key(plan, conf.keys_folder))
     wanted = {t: f for t, f in kinds.items() if only is None or t in only}
-    with _locked(conf.lake_folder, plan.name), Cluster(conf.kafka) as cluster:
+    with lake.locked(conf.lake_folder, plan.name), Cluster(conf.kafka) as cluster:
         there = cluster.topics()
         if only is None:
             wanted |= {topic: kinds[names.rows] for topic in there if names.is_held(topic)}
@@ -94,15 +93,6 @@ def archive(plan: Plan, conf: Settings, only: list[str] | None = None) -> Archiv
             t: _Topic(conf.lake_folder, t, there[t], frames, ranges).bring(conf.kafka) for t, frames in wanted.items()
         }
     return ArchiveResult(conf.lake_folder, topics, time.monotonic() - started)
-
-
-@contextmanager
-def _locked(folder: Path, usecase: str) -> Iterator[None]:
-    """Two runs at once would write overlapping files; the second waits for the first."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / f".{usecase}.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _check_topics(plan: Plan, folder: Path, wanted: list[str], there: dict[str, tuple[str, int]]) -> None:
@@ -143,14 +133,27 @@ class _Topic:
     def bring(self, kafka: str) -> Archived:
         """Reads what is new and writes it."""
         self._clean()
+        for again in self._again():
+            self._read(kafka, again)
         done = lake.ends(self._lake, self.name)
         starts = {p: max(done.get(p, 0), first) for p, (first, _) in self._log.items()}
-        todo = {p: (starts[p], end) for p, (_, end) in self._log.items() if starts[p] < end}
+        self._read(kafka, {p: (starts[p], end) for p, (_, end) in self._log.items() if starts[p] < end})
+        self.out.gaps = lake.gaps(self._lake, self.name)
+        return self.out
+
+    def _read(self, kafka: str, todo: dict[int, tuple[int, int]]) -> None:
         if todo:
             for partition, records, first, last in read_log(kafka, self.name, todo):
                 self._write(partition, records, first, last)
-        self.out.gaps = lake.gaps(self._lake, self.name)
-        return self.out
+
+    def _again(self) -> list[dict[int, tuple[int, int]]]:
+        """What was set aside and the log still has, each as [start, end) of a partition."""
+        out = []
+        for _, partition, first, last in lake.set_aside(self._lake, self.name):
+            for a, b in lake.missing(self._lake, self.name, partition, first, last):
+                start, end = max(a, self._log[partition][0]), min(b + 1, self._log[partition][1])
+                out += [{partition: (start, end)}] if start < end else []
+        return out
 
     def _clean(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)

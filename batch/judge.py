@@ -70,6 +70,7 @@ class Verdict:
     metrics: dict[str, Any]
     against: Comparison
     race: dict[str, float] = field(default_factory=dict)  # average precision of every candidate
+    not_trained: dict[str, str] = field(default_factory=dict)  # candidates whose training failed, and why
 
     @property
     def failed(self) -> list[Gate]:

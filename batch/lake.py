@@ -4,15 +4,18 @@
     lake/<topic>/topic.json                                                  which log the offsets belong to
 
 A file holds all records of its partition from offset `first` to `last`. What two files both cover is read once: the one
-that begins first, or is longer, wins. Readers get *effective* rows and scores only: of what was sent twice, one.
+that begins first, or is longer, wins. A file that cannot be read is never passed over: readers name it. They get
+*effective* rows and scores only: of what was sent twice, one.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +26,7 @@ import polars as pl
 from batch.history import text_column
 from riskflow.columns import Column, Columns, Text, n_rows
 from riskflow.declare import CATEGORY, TEXT, Feed
+from riskflow.errors import RiskflowError
 from riskflow.evaluate import DEGRADED, ID, KIND, TIME, empty_field
 from riskflow.names import Names
 from riskflow.plan import Plan
@@ -33,8 +37,16 @@ CARRIED, NOWHERE = -1, -2  # partitions in a position: folded by an earlier gene
 STATUS, VALUE, KEY = "_status", "_value", "_key"
 ACCEPTED, PARKED = "ok", "parked"
 ROW_KEY = (KIND, INTAKE_PARTITION, INTAKE_LOG)  # one row of the world: where it stands in its feed
-_NAME = re.compile(r"part-(\d+)-(\d+)-(\d+)\.parquet")
+BROKEN = ".broken"  # behind the name of a file that was set aside (batch/mend.py)
+_NAME = re.compile(r"part-(\d+)-(\d+)-(\d+)\.parquet(\.broken)?")
 TOPIC_FILE = "topic.json"
+LOOKS = 5  # at a folder whose files are merged meanwhile
+
+Named = tuple[Path, int, int, int]  # a file, its partition, its first and last offset
+
+
+class BrokenFile(RiskflowError):
+    """A file of the lake cannot be read; the message names it and what to do."""
 
 
 @dataclass(frozen=True)
@@ -58,16 +70,51 @@ def part_name(partition: int, first: int, last: int) -> str:
 
 def parts(lake: Path, topic: str) -> list[Part]:
     """The files that together hold each offset once, by partition and offset."""
-    found = []
-    for path in (lake / topic).glob("date=*/part-*.parquet"):
-        match = _NAME.fullmatch(path.name)
-        if match:
-            found.append((path, *map(int, match.groups())))
-    found.sort(key=lambda f: (f[1], f[2], -f[3], str(f[0])))
-    return list(_without_overlap(found))
+    return list(_without_overlap(named(lake, topic)))
 
 
-def _without_overlap(found: list[tuple[Path, int, int, int]]) -> Iterator[Part]:
+def named(lake: Path, topic: str) -> list[Named]:
+    """All files of a topic by partition and first offset, the longest of those that begin together first."""
+    return _named((lake / topic).glob("date=*/part-*.parquet"))
+
+
+def set_aside(lake: Path, topic: str) -> list[Named]:
+    """Files that could not be read, with the offsets that they should have held."""
+    return _named((lake / topic).glob(f"date=*/part-*.parquet{BROKEN}"))
+
+
+def _named(paths: Iterator[Path]) -> list[Named]:
+    matches = [(path, _NAME.fullmatch(path.name)) for path in paths]
+    found = [(path, int(m[1]), int(m[2]), int(m[3])) for path, m in matches if m]
+    return sorted(found, key=lambda f: (f[1], f[2], -f[3], str(f[0])))
+
+
+def missing(lake: Path, topic: str, partition: int, first: int, last: int) -> list[tuple[int, int]]:
+    """(first, last) of the offsets in this range that no file has."""
+    out = []
+    for part in parts(lake, topic):
+        if part.partition == partition and part.last >= first and part.start <= last:
+            if part.start > first:
+                out.append((first, part.start - 1))
+            first = part.last + 1
+    return [*out, (first, last)] if first <= last else out
+
+
+def topic_folders(lake: Path, names: Names) -> list[Path]:
+    """The folders of a use case's topics."""
+    return sorted(path for path in lake.glob(f"{names.feed('x').removesuffix('x')}*") if path.is_dir())
+
+
+@contextmanager
+def locked(lake: Path, usecase: str) -> Iterator[None]:
+    """One at a time writes a use case's files; the next one waits. Readers need no lock."""
+    lake.mkdir(parents=True, exist_ok=True)
+    with (lake / f".{usecase}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _without_overlap(found: list[Named]) -> Iterator[Part]:
     ends: dict[int, int] = {}
     for path, partition, first, last in found:
         start = max(first, ends.get(partition, 0))
@@ -116,15 +163,32 @@ def _sha256(path: Path) -> str:
 
 
 def read_topic(lake: Path, topic: str, columns: list[str] | None = None) -> pl.DataFrame:
-    """All archived records of a topic, as they were sent; columns that a file does not have are null there."""
-    frames = [_read(part, columns) for part in parts(lake, topic)]
+    """All archived records of a topic, as they were sent; columns that a file does not have are null there.
+
+    Raises BrokenFile for one that cannot be read.
+    """
+    for look in range(LOOKS):
+        try:
+            frames = [_read(part, columns) for part in parts(lake, topic)]
+            break
+        except FileNotFoundError:  # it was merged into a longer one (batch/compact.py)
+            if look == LOOKS - 1:
+                raise
     frames = [f for f in frames if len(f)]
     return pl.concat(frames, how="diagonal_relaxed", rechunk=True) if frames else pl.DataFrame()
 
 
 def _read(part: Part, columns: list[str] | None) -> pl.DataFrame:
-    there = columns and [c for c in pl.read_parquet_schema(part.path) if c in {*columns, OFFSET}]
-    frame = pl.read_parquet(part.path, columns=there or None, hive_partitioning=False)
+    try:
+        there = columns and [c for c in pl.read_parquet_schema(part.path) if c in {*columns, OFFSET}]
+        frame = pl.read_parquet(part.path, columns=there or None, hive_partitioning=False)
+    except FileNotFoundError:
+        raise
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise BrokenFile(
+            f"{part.path} cannot be read ({error}). Run `riskflow mend` for its use case: it sets the file aside, and "
+            "`riskflow archive` brings its offsets again while Kafka has them"
+        ) from None
     return frame.filter(pl.col(OFFSET) >= part.start) if part.clipped else frame
 
 

@@ -8,12 +8,15 @@
     candidates: [hist_gradient_boosting, random_forest]       names that models.py knows; default: all
     label_sources: [analyst, chargeback]                      strongest first; others are weaker than these
     gates: {average_precision: 0.95, onnx_parity: 1.0e-5, ...}
+    dags: ..., promotion: ..., pool: ..., run_in: ..., tasks: ...        batch/pipeline_dags.py
+    alerts: {topic: true, webhook: env:TEAM_HOOK}                        batch/alerts.py
 
 Every line has a default: see `PipelineFile` and `Gates`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -21,6 +24,10 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 from msgspec import Meta
 
+from batch import pipeline_dags
+from batch.alerts import Alerts
+from batch.pipeline_dags import Dags, Maintain, Pod, Pool, Promotion, RunIn, UserTask
+from batch.pipeline_promotion import RaceFile, RampFile, check_promotion
 from riskflow.durations import duration_ms
 from riskflow.errors import DeclarationError
 from riskflow.typed_yaml import Lines, read_typed, where
@@ -56,6 +63,19 @@ class PipelineFile(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     top_k: Whole = 100
     retries: Annotated[int, Meta(ge=0, le=10)] = 1
     gates: Gates = Gates()
+    alerts: Alerts = Alerts()
+    dags: Dags = Dags()
+    promotion: Promotion = "at_once"
+    answer_within: str = "3d"
+    race: RaceFile = RaceFile()
+    ramp: RampFile = RampFile()
+    fresh_labels: Whole = 1
+    deadlines: dict[str, str] = {}
+    pool: Pool | None = None
+    run_in: RunIn = "worker"
+    pod: Pod = Pod()
+    maintain: Maintain = Maintain()
+    tasks: list[UserTask] = []
 
 
 @dataclass(frozen=True)
@@ -119,16 +139,47 @@ class Pipeline:
                     f"Known: {', '.join(known) or 'none'}",
                 )
 
+    def problems(self) -> Iterator[DeclarationError]:
+        """Everything that is wrong with the file as it stands; what needs a plan is in `check`."""
+        for check in self._checks():
+            try:
+                check()
+            except DeclarationError as error:
+                yield error
+
     def _check_alone(self) -> None:
+        for check in self._checks():
+            check()
+
+    def _checks(self) -> list[Callable[[], None]]:
+        """Everything that can be wrong with the file by itself, one by one."""
+        return [
+            self._check_schedule,
+            self._check_span,
+            self._check_rates,
+            self._check_twice,
+            lambda: self.file.alerts.check(self.at),
+            lambda: check_promotion(self.file.race, self.file.ramp, self.at("$.ramp")),
+            *pipeline_dags.checks(self.file, self.at),
+        ]
+
+    def _check_schedule(self) -> None:
+        if self.file.schedule is not None:
+            pipeline_dags.check_cron(self.at("$.schedule"), self.file.schedule)
+
+    def _check_span(self) -> None:
         for name in ("span", "maturity", "validation"):
-            _check_duration(self.at(f"$.{name}"), getattr(self.file, name))
+            pipeline_dags.check_duration(self.at(f"$.{name}"), getattr(self.file, name))
         if self.validation_ms > self.span_ms // 2:
             raise DeclarationError(
                 self.at("$.validation"), f"is more than half of the span ({self.file.span})", "Make it shorter"
             )
-        gates = self.gates
-        if gates.lowest_label_rate > gates.highest_label_rate:
+
+    def _check_rates(self) -> None:
+        if self.gates.lowest_label_rate > self.gates.highest_label_rate:
             raise DeclarationError(self.at("$.gates.lowest_label_rate"), "is above highest_label_rate", "Swap them")
+
+    def _check_twice(self) -> None:
         for i, name in enumerate(self.file.candidates):
             if name in self.file.candidates[:i]:
                 raise DeclarationError(self.at(f"$.candidates[{i}]"), f"{name!r} is there twice", "Keep one")
@@ -144,10 +195,3 @@ def known_candidates(plan: Plan) -> list[str]:
 def _read(path: Path) -> tuple[PipelineFile, Path, Lines]:
     file, lines = read_typed(path, PipelineFile)
     return file, path, lines
-
-
-def _check_duration(who: str, text: str) -> None:
-    try:
-        duration_ms(text)
-    except DeclarationError as error:
-        raise DeclarationError(who, f"{text!r} {error.found}", error.fix) from None

@@ -21,6 +21,8 @@ VERDICT = "verdict.json"
 class GatesFailed(RiskflowError):
     """A bundle is not published; the message names the gates that failed and their numbers."""
 
+    final = True
+
 
 @dataclass(frozen=True)
 class Published:

@@ -4,7 +4,7 @@
 
     runs/<use case>/<run>/
         frame.parquet                what is learned from          data.json       which rows these are
-        candidates/<name>/           a trained candidate
+        candidates/<name>/           a trained candidate, or why there is none
         bundle.bin                   the best one's, not signed    verdict.json    the evidence, gate by gate
         published.json, or refusal.txt
 
@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,11 +47,14 @@ from riskflow.registry import CHAMPION, Registry
 from riskflow.settings import Settings
 
 Summary = dict[str, Any]
+NOT_TRAINED = "not_trained.json"  # in a candidate's folder: why its training failed
 FRAME, DATA, BUNDLE, PUBLISHED = "frame.parquet", "data.json", "bundle.bin", "published.json"
 
 
 class CheckFailed(RiskflowError):
     """What has been archived is not fit to learn from; the message names each number and what is wanted."""
+
+    final = True
 
 
 @dataclass(frozen=True)
@@ -141,11 +144,21 @@ def _write_frame(run: Run, columns: Columns) -> Summary:
 
 
 def train(run: Run, candidate: str) -> Summary:
-    """Trains one candidate through all layers, out of time and on the whole span."""
-    data, span = _frame(run)
-    learner = Learner(run.plan, data, span)
-    trained = learner.race(candidate)
-    learner.refit(trained)
+    """Trains one candidate through all layers, out of time and on the whole span.
+
+    One that fails leaves a note of it for the verdict; trained again, the note goes.
+    """
+    note = run.folder / "candidates" / checked(candidate, "candidate") / NOT_TRAINED
+    try:
+        data, span = _frame(run)
+        learner = Learner(run.plan, data, span)
+        trained = learner.race(candidate)
+        learner.refit(trained)
+    except Exception as error:
+        note.parent.mkdir(parents=True, exist_ok=True)
+        note.write_text(json.dumps(f"{type(error).__name__}: {error}"))
+        raise
+    note.unlink(missing_ok=True)
     return _written(run, trained)
 
 
@@ -155,7 +168,23 @@ def train_all(run: Run) -> list[Summary]:
 
     data, span = _frame(run)
     shutil.rmtree(run.folder / "candidates", ignore_errors=True)
-    return [_written(run, trained) for trained in race(run.plan, data, span, run.candidates)]
+    try:
+        return [_written(run, trained) for trained in race(run.plan, data, span, run.candidates)]
+    except Exception as error:
+        return _one_by_one(run, error)
+
+
+def _one_by_one(run: Run, error: Exception) -> list[Summary]:
+    """Each candidate by itself: one that fails is noted, and the others race."""
+    trained = []
+    for candidate in run.candidates:
+        try:
+            trained.append(train(run, candidate))
+        except Exception as own:
+            error = own
+    if not trained:
+        raise error
+    return trained
 
 
 def judge_run(run: Run, alone: bool = False) -> Summary:
@@ -164,7 +193,8 @@ def judge_run(run: Run, alone: bool = False) -> Summary:
     alone: without a look at the registry, when nothing is to be published.
     """
     data, span = _frame(run)
-    folders = sorted((run.folder / "candidates").glob("*/trained.json"))
+    failed = _not_trained(run)
+    folders = sorted(f for f in (run.folder / "candidates").glob("*/trained.json") if f.parent.name not in failed)
     raced = sorted((Trained.read(f.parent) for f in folders), key=lambda t: -t.average_precision)
     if not raced:
         raise RiskflowError(f"{run.plan.name}, run {run.name}: no candidate was trained. Train one first")
@@ -173,8 +203,15 @@ def judge_run(run: Run, alone: bool = False) -> Summary:
     (run.folder / BUNDLE).unlink(missing_ok=True)
     if judged.bundle is not None:
         (run.folder / BUNDLE).write_bytes(judged.bundle.to_bytes())
-    write_verdict(judged.verdict, run.folder)
-    return judged.verdict.to_json()
+    verdict = replace(judged.verdict, not_trained=failed)
+    write_verdict(verdict, run.folder)
+    return verdict.to_json()
+
+
+def _not_trained(run: Run) -> dict[str, str]:
+    """Candidates whose training failed, and why."""
+    notes = sorted((run.folder / "candidates").glob(f"*/{NOT_TRAINED}"))
+    return {note.parent.name: str(json.loads(note.read_text())) for note in notes}
 
 
 def publish_run(run: Run, who: str = "retrain", why: str = "", alias: str = CHAMPION) -> Summary:

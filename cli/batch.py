@@ -18,7 +18,7 @@ Usecase = Annotated[str, typer.Argument(help="use case")]
 
 def register(app: typer.Typer) -> None:
     """Adds the commands of the batch side."""
-    for command in (archive, labels, parity, rebuild, switch, park):
+    for command in (archive, labels, mend, parity, rebuild, switch, park):
         app.command()(command)
 
 
@@ -47,6 +47,27 @@ def labels(usecase: Usecase = "card_fraud", as_json: Json = False) -> None:
     print(f"{done.sent} labels completed and sent, {len(done.pending)} wait for an event that is not known")
     for name in done.pending[:20]:
         print(f"  {name}")
+
+
+def mend(
+    usecase: Usecase = "card_fraud",
+    deep: Annotated[
+        bool, typer.Option("--deep", help="read every value, not only what each file says it holds")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Set files of the archive aside that cannot be read; `riskflow archive` then brings their offsets again."""
+    from batch.mend import mend as run
+
+    done = run(*_context(usecase), deep=deep)
+    if as_json:
+        print(json.dumps(done.summary()))
+        return
+    for name in done.set_aside:
+        print(f"set aside: {name}")
+    for name in done.back:
+        print(f"archived again: {name}")
+    print(f"{done.looked_at} files looked at, {len(done.set_aside)} cannot be read")
 
 
 def parity(

@@ -1,5 +1,5 @@
-"""The Airflow DAG `card_fraud_retrain`, as usecases/card_fraud/pipeline.yaml describes it."""
+"""The Airflow DAGs of card_fraud, as usecases/card_fraud/pipeline.yaml describes them."""
 
-from retrain_dag import retrain_dag
+from riskflow_dags import usecase_dags
 
-dag = retrain_dag("card_fraud")
+globals().update(usecase_dags("card_fraud"))

@@ -4,9 +4,13 @@
 class RiskflowError(Exception):
     """The base of every error that is the user's to mend; the command line prints it without a traceback."""
 
+    final = False  # whether the same attempt would fail the same way again: a task is not tried once more then
+
 
 class DeclarationError(RiskflowError):
     """A use case states something that cannot work. Raised when its plan is built, never while events flow."""
+
+    final = True
 
     def __init__(self, who: str, found: str, fix: str) -> None:
         super().__init__(f"{who}: {found}. {fix}.")
@@ -31,6 +35,8 @@ class EventRejected(RiskflowError):
 
 class BundleRefused(RiskflowError):
     """A bundle is not what its publisher signed, or not for this plan; it is never loaded."""
+
+    final = True
 
 
 class Leave(RiskflowError):

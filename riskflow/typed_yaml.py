@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 import yaml
@@ -23,7 +23,30 @@ def read_typed(path: Path, shape: type[T]) -> tuple[T, Lines]:
     try:
         return msgspec.convert(data, shape), lines
     except msgspec.ValidationError as error:
-        _refuse(path, lines, str(error), shape)
+        raise _refusal(path, lines, str(error), shape) from None
+
+
+def read_sections(path: Path, shape: type[T]) -> tuple[T, Lines, list[DeclarationError]]:
+    """The same with every line that is wrong, one for each top-level word; those keep their default then."""
+    lines: Lines = {}
+    try:
+        data = _data(path, lines)
+    except DeclarationError as error:
+        return shape(), lines, [error]
+    if not isinstance(data, dict):
+        return (
+            shape(),
+            lines,
+            [DeclarationError(where(path, lines, "$"), "is no mapping", "Write lines as name: value")],
+        )
+    good, errors = {}, []
+    for key, value in data.items():
+        try:
+            msgspec.convert({key: value}, shape)
+            good[key] = value
+        except msgspec.ValidationError as error:
+            errors.append(_refusal(path, lines, str(error), shape))
+    return msgspec.convert(good, shape), lines, errors
 
 
 def where(path: Path, lines: Lines, place: str) -> str:
@@ -61,13 +84,13 @@ def _plain(path: Path, node: Any, place: str, lines: Lines) -> Any:
     return out
 
 
-def _refuse(path: Path, lines: Lines, message: str, shape: type) -> NoReturn:
+def _refusal(path: Path, lines: Lines, message: str, shape: type) -> DeclarationError:
     found, _, place = message.partition(" - at `")
     place = place.rstrip("`") or "$"
     unknown = re.search(r"unknown field `(.*)`", found)
     if unknown:
         place = f"{place}.{unknown[1]}"
-    raise DeclarationError(where(path, lines, place), found[0].lower() + found[1:], _fix(unknown, shape)) from None
+    return DeclarationError(where(path, lines, place), found[0].lower() + found[1:], _fix(unknown, shape))
 
 
 def _fix(unknown: re.Match[str] | None, shape: type) -> str:

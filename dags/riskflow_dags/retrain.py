@@ -1,0 +1,53 @@
+"""`<use case>_retrain`: learns again, judges, publishes."""
+
+from __future__ import annotations
+
+from airflow.sdk import DAG, AssetAlias, Param, TriggerRule
+
+from batch.pipeline_dags import alias_of
+from riskflow_dags.shared import WHY, Maker
+
+DOC = """
+### {usecase}: learn again, judge, publish
+
+Reads what was archived, works out every feature through the kernel of the stream, races the candidates, and publishes
+the best one if it passes its gates. Workers take the new bundle within two seconds; no event waits for it.
+
+- From a terminal: `riskflow retrain {usecase} --why "more fraud since Monday"`; without Airflow: `--local`.
+- A candidate whose training fails is named in the verdict; the others race. Clear its task to train it alone.
+- A refusal names the gate that failed; the evidence is `verdict.json` in the run's folder.
+- To go back: `riskflow models rollback`.
+"""
+
+
+def make(maker: Maker) -> DAG:
+    """archive, labels, check, replay, train for each candidate, judge, publish."""
+    with maker.dag(DOC + _terms(maker), _params(maker)) as dag:
+        racing = maker.step("replay")
+        maker.step("archive") >> maker.step("labels") >> maker.step("check") >> racing
+        trained = maker.mapped("train", "candidate", racing)
+        judged = maker.step("judge", trigger_rule=TriggerRule.ALL_DONE_MIN_ONE_SUCCESS)
+        published = maker.step("publish", outlets=[AssetAlias(f"{maker.usecase}/published")])
+        trained >> judged >> published
+    return dag
+
+
+def _terms(maker: Maker) -> str:
+    file = maker.pipeline.file
+    return f"\nLearns from {file.span}, an event is mature after {file.maturity}, validates on {file.validation}."
+
+
+def _params(maker: Maker) -> dict[str, Param]:
+    alias = alias_of(maker.pipeline.file)
+    return {
+        "why": WHY,
+        "train_days": Param(
+            None, type=["null", "integer"], minimum=2, maximum=3650, description="Learn from so many days instead"
+        ),
+        "alias": Param(
+            alias,
+            type="string",
+            enum=["champion", "challenger", "shadow"],
+            description="Who the new bundle becomes",
+        ),
+    }

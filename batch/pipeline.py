@@ -8,6 +8,7 @@
     candidates: [hist_gradient_boosting, random_forest]       names that models.py knows; default: all
     label_sources: [analyst, chargeback]                      strongest first; others are weaker than these
     gates: {average_precision: 0.95, onnx_parity: 1.0e-5, ...}
+    search: {trials: 30}         whether better parameters are looked for: batch/pipeline_search.py
 
 Every line has a default: see `PipelineFile` and `Gates`.
 """
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 from msgspec import Meta
 
+from batch.pipeline_search import SearchFile
 from riskflow.durations import duration_ms
 from riskflow.errors import DeclarationError
 from riskflow.typed_yaml import Lines, read_typed, where
@@ -56,6 +58,7 @@ class PipelineFile(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     top_k: Whole = 100
     retries: Annotated[int, Meta(ge=0, le=10)] = 1
     gates: Gates = Gates()
+    search: SearchFile = SearchFile()
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,8 @@ class Pipeline:
     def _check_alone(self) -> None:
         for name in ("span", "maturity", "validation"):
             _check_duration(self.at(f"$.{name}"), getattr(self.file, name))
+        if self.file.search.gap is not None:
+            _check_duration(self.at("$.search.gap"), self.file.search.gap)
         if self.validation_ms > self.span_ms // 2:
             raise DeclarationError(
                 self.at("$.validation"), f"is more than half of the span ({self.file.span})", "Make it shorter"

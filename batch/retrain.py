@@ -51,6 +51,7 @@ from riskflow.settings import Settings
 
 Summary = dict[str, Any]
 FRAME, DATA, BUNDLE, PUBLISHED = "frame.parquet", "data.json", "bundle.bin", "published.json"
+SEARCH = "search"
 
 
 class CheckFailed(RiskflowError):
@@ -90,11 +91,9 @@ class Run:
     def names(self) -> Names:
         return Names(self.plan.name, prefix=self.conf.topic_prefix)
 
-    def given(self, history: str) -> Given:
-        """What the training is given beside its rows; history: the folder in the run's for what is searched."""
-        return given_for(
-            self.plan, self.pipeline, self.registry, self.conf.keys_folder, self.folder / history, self.layer
-        )
+    def given(self, history: Path | None) -> Given:
+        """What the training is given beside its rows; history: where a search keeps its own, None for in memory."""
+        return given_for(self.plan, self.pipeline, self.registry, self.conf.keys_folder, history, self.layer)
 
     def registry(self, usecase: str | None = None) -> Registry:
         """The registry of this use case or of another; raises NotReady when Redis does not answer."""
@@ -158,7 +157,7 @@ def _write_frame(run: Run, columns: Columns) -> Summary:
 def train(run: Run, candidate: str) -> Summary:
     """Trains one candidate through all layers, out of time and on the whole span."""
     data, span = _frame(run)
-    given = run.given(f"search/{checked(candidate, 'candidate')}")
+    given = run.given(run.folder / SEARCH / checked(candidate, "candidate"))
     return _written(run, race(run.plan, data, span, [candidate], given)[0])
 
 
@@ -166,7 +165,7 @@ def train_all(run: Run) -> list[Summary]:
     """Races all candidates and trains the winner on the whole span: what takes least on one machine."""
     data, span = _frame(run)
     shutil.rmtree(run.folder / "candidates", ignore_errors=True)
-    return [_written(run, t) for t in race(run.plan, data, span, run.candidates, run.given("search"))]
+    return [_written(run, t) for t in race(run.plan, data, span, run.candidates, run.given(run.folder / SEARCH))]
 
 
 def judge_run(run: Run, alone: bool = False) -> Summary:

@@ -202,7 +202,7 @@ class _LayerSearch:
             for value in self.learner.part_scores(self.name, self.candidate, parameters, self.wishes.gap_ms):
                 parts.append(value)
                 trial.report(float(np.mean(parts)), len(parts) - 1)
-                if trial.should_prune():
+                if len(parts) < self.learner.last - 1 and trial.should_prune():
                     state = PRUNED
                     break
             if not parts:

@@ -207,11 +207,12 @@ class Learner:
         return self.plan.usecase.models[name].candidates[self.choice(name, candidate)]
 
     def digest(self, name: str, candidate: str) -> str:
-        """A hash over all that a layer learns from."""
+        """A hash over all that `part_scores` looks at."""
         matrix, usable = self._matrix(name, candidate)
+        seen = self.part < self.last
         hashed = hashlib.sha256()
         for column in (matrix, usable, self.part, self.data.at_ms, self.data.fraud):
-            hashed.update(np.ascontiguousarray(column).tobytes())
+            hashed.update(np.ascontiguousarray(column[seen]).tobytes())
         return hashed.hexdigest()
 
     def _out_of_time(self, name: str, candidate: str) -> F8:

@@ -4,31 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import fakeredis
 import numpy as np
 import pytest
+import typer
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sklearn.linear_model import LogisticRegression
 from sklearn.tree import DecisionTreeClassifier
+from typer.testing import CliRunner
 
 from batch.given import Given, given_for
 from batch.judge import Judged, judge
 from batch.kept import keep
-from batch.pipeline import Pipeline
-from batch.pipeline_search import searching
+from batch.pipeline import Pipeline, PipelineFile
+from batch.pipeline_search import SearchFile, searching
+from batch.retrain import Run
 from batch.train import Learner, Span, train
 from batch.training_set import TrainingSet
 from batch.transfer import Transferred, fetch, merged_dictionaries
+from cli import retrain as command
 from riskflow.bundle import Bundle, check_golden, sign, verify
 from riskflow.declare import Between, Model, Transfer
 from riskflow.errors import DeclarationError, RiskflowError
-from riskflow.keys import public_keys_of
+from riskflow.keys import load_private_key, make_keys, public_keys_of
 from riskflow.names import Names
 from riskflow.plan import Plan
 from riskflow.registry import Registry
 from riskflow.scoring import Scorer
+from riskflow.settings import load
 from tests.unit.kernel_cases import plan_of
 from tests.unit.test_train import Spy
 from tests.unit.training_cases import DAY, labels, linear, noise, rows, small_plan, tree
@@ -283,3 +289,37 @@ def test_the_registry_is_looked_at_only_where_it_is_needed(tmp_path: Any) -> Non
     assert given_for(small_plan(), Pipeline(), away, tmp_path, None) == Given()
     given = given_for(small_plan(), searching(Pipeline(), 3, None), away, tmp_path, None)
     assert given.search is not None
+
+
+def test_a_layer_alone_is_for_this_machine() -> None:
+    app = typer.Typer()
+    command.register(app)
+    result = CliRunner().invoke(app, ["card_fraud", "--layer", "fraud"])
+    assert result.exit_code == 2
+    assert "--local" in result.output
+
+
+def test_a_run_of_one_layer_races_what_that_layer_knows(tmp_path: Path) -> None:
+    run = Run(small_plan(), Pipeline(), load(home=tmp_path), "tried", layer="hint")
+    assert run.candidates == ["lower"]
+    assert replace(run, layer="verdict").candidates == ["linear", "tree"]
+    assert replace(run, layer=None).candidates == ["linear", "tree"]
+
+
+def test_a_run_asks_its_own_registry_for_the_champion_and_the_warm_start(tmp_path: Path) -> None:
+    server, plan = fakeredis.FakeServer(), small_plan()
+    make_keys(tmp_path)
+    wishes = PipelineFile(search=SearchFile(warm_start="champion"))
+
+    def registries(usecase: str) -> Registry:
+        return Registry(fakeredis.FakeRedis(server=server), Names(usecase))
+
+    assert given_for(plan, Pipeline(wishes), registries, tmp_path, None) == Given(), (
+        "there is no champion to begin from"
+    )
+    registries(plan.name).publish(bundle_of(plan, OLD), load_private_key(tmp_path), who="ann", why="first")
+    given = given_for(plan, Pipeline(wishes), registries, tmp_path, None, layer="verdict")
+    assert given.search is not None
+    assert given.kept is not None
+    assert (given.kept.version, set(given.kept.models)) == (1, {"hint"})
+    assert given.search.summary([])["warm_start"] == 1

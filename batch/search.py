@@ -17,8 +17,9 @@ from __future__ import annotations
 
 import time
 import zlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,18 +74,16 @@ class Found:
     trials: tuple[Trial, ...] = ()
     importance: Mapping[str, float] = field(default_factory=dict)
     gain: float | None = None  # of the best trial over the defaults
-    error: float | None = None  # one standard error of that gain
+    standard_error: float | None = None  # of that gain
     remark: str = ""
 
     def summary(self) -> dict[str, Any]:
         """Without the trials, which stand in the history."""
         values = [t.value for t in self.trials if t.value is not None]
-        first = self.trials[0].value if self.trials and self.trials[0].origin == DEFAULT else None
-        said = asdict(self)
-        return {
-            **{name: said[name] for name in ("candidate", "parameters", "origin", "gain", "error", "remark")},
-            "trials": len(self.trials), "default": first, "best": max(values, default=None),
-        }  # fmt: skip
+        first = next((t.value for t in self.trials if t.origin == DEFAULT), None)
+        said = ("candidate", "parameters", "origin", "gain", "standard_error", "remark")
+        tried = {"trials": len(self.trials), "default": first, "best": max(values, default=None)}
+        return {**{name: getattr(self, name) for name in said}, **tried}
 
 
 class Search:
@@ -312,19 +311,14 @@ def _importance(study: Any, seed: int) -> dict[str, float]:
     return {name: float(share) for name, share in found.items()}
 
 
-def _quiet() -> Any:
+@contextmanager
+def _quiet() -> Iterator[None]:
     """Optuna tells every study and every value at level INFO."""
-    import contextlib
-
     import optuna
 
-    @contextlib.contextmanager
-    def quietly() -> Any:
-        level = optuna.logging.get_verbosity()
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        try:
-            yield
-        finally:
-            optuna.logging.set_verbosity(level)
-
-    return quietly()
+    level = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(level)

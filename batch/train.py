@@ -141,8 +141,6 @@ class Learner:
 
     def race(self, candidate: str) -> Trained:
         """The candidate's out-of-time outputs, layer after layer, and how well the last one ranks validation rows."""
-        from sklearn.metrics import average_precision_score
-
         started = time.monotonic()
         for name in self.plan.models:
             self._out_of_time(name, candidate)
@@ -154,7 +152,7 @@ class Learner:
                 f"{self.plan.name}: {int(fraud.sum())} frauds in the validation span, or too few before it to "
                 "learn from. Give a longer span in pipeline.yaml"
             )
-        reached = float(average_precision_score(fraud, outputs))
+        reached = self._average_precision(validation, outputs)
         seconds = time.monotonic() - started
         return Trained(candidate, outputs, reached, self.dictionaries, seconds, notes=self._notes(candidate))
 
@@ -182,14 +180,12 @@ class Learner:
 
         Each part is predicted by a model that learned from rows at least gap_ms older than its beginning.
         """
-        from sklearn.metrics import average_precision_score
-
         matrix, usable = self._matrix(name, candidate)
         for part in range(1, self.last):
             before, now = usable & (self.data.at_ms < self.edges_ms[part] - gap_ms), usable & (self.part == part)
             if self._enough(before) and self.data.fraud[now].any():
                 outputs = self._fit(name, candidate, matrix, before, parameters).predict_proba(matrix[now])[:, 1]
-                yield float(average_precision_score(self.data.fraud[now], outputs))
+                yield self._average_precision(now, outputs)
 
     def choice(self, name: str, candidate: str) -> str:
         """The name of what a layer is made by when this candidate runs."""
@@ -227,6 +223,11 @@ class Learner:
                     outputs[now] = self._fit(name, candidate, matrix, before).predict_proba(matrix[now])[:, 1]
             self._outputs[key] = outputs
         return self._outputs[key]
+
+    def _average_precision(self, rows: NDArray[np.bool_], outputs: F8) -> float:
+        from sklearn.metrics import average_precision_score
+
+        return float(average_precision_score(self.data.fraud[rows], outputs))
 
     def _enough(self, rows: NDArray[np.bool_]) -> bool:
         return bool(self.data.fraud[rows].sum() >= FEWEST_FRAUDS)

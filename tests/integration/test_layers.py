@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
+import typer
+from typer.testing import CliRunner
 
 from batch import retrain
+from batch import topics as batch_topics
+from batch.generations import FILES, Generations, Start
+from batch.history import history_columns
+from batch.replay import replay
 from batch.retrain import Run
 from batch.simulate import Shares, simulate
+from cli import retrain as command
 from ops.local import Services
 from riskflow.bundle import Bundle, check_golden, verify
+from riskflow.columns import take
 from riskflow.declare import Model, Transfer
+from riskflow.evaluate import TIME
 from riskflow.keys import load_public_keys, make_keys
 from riskflow.plan import Plan
+from riskflow.registry import Registry
 from riskflow.scoring import Scorer
 from riskflow.settings import settings
 from riskflow.usecase import UseCase
@@ -89,3 +101,32 @@ def with_transfer(usecase: UseCase, version: int) -> UseCase:
     fraud = usecase.models["fraud"]
     models = {**usecase.models, "fraud": Model(uses=[*fraud.uses, "lately"], candidates=fraud.candidates)}
     return replace(usecase, models=models, transfers={"lately": Transfer(usecase.name, bundle=version)})
+
+
+def retrain_by_command(*words: str) -> dict[str, Any]:
+    app = typer.Typer()
+    command.register(app)
+    result = CliRunner().invoke(app, ["card_fraud", "--local", "--json", *words], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return dict(json.loads(result.stdout.splitlines()[-1]))
+
+
+def test_the_command_trains_one_layer_on_what_was_archived(services: Services, tables: dict[str, Any]) -> None:
+    """A lake that begins with files; all layers, then one of them with a search."""
+    with cases.prefixed("alone."):
+        plan, names = support.plan_of(), support.names_of(support.plan_of())
+        batch_topics.make(plan, settings(), 2)
+        make_keys(settings().keys_folder)
+        rows = history_columns(plan, tables)
+        rows = take(rows, np.flatnonzero(np.asarray(rows[TIME]) < START + DAYS * DAY))
+        start = Start(1, FILES, layout=plan.layout_fingerprint)
+        Generations(plan, names, settings().lake_folder).write(start, replay(plan, rows).records, None, rows)
+        registry = Registry(support.store(), names)
+
+        versions = [retrain_by_command()["version"], retrain_by_command("--layer", "fraud", "--trials", "1")["version"]]
+
+        whole, alone = (Bundle.from_bytes(registry.raw(version)) for version in versions)
+        changed = {name for name in plan.models if whole.files[f"{name}.onnx"] != alone.files[f"{name}.onnx"]}
+        assert changed <= {"fraud"}
+        assert alone.metrics["kept"] == {"version": versions[0], "layers": ["behaviour", "joint", "terminal_risk"]}
+        assert alone.metrics["candidate"] == "weighing"

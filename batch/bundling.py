@@ -34,18 +34,21 @@ def build_bundle(
     profile: Mapping[str, Any] | None = None,
     metrics: Mapping[str, Any] | None = None,
     data: Mapping[str, Any] | None = None,
+    transferred: Sequence[Mapping[str, Any]] = (),
     version: int = 1,
     parent: int | None = None,
 ) -> Bundle:
     """An unsigned bundle, its golden rows checked. models: name -> fitted estimator or ONNX bytes, all layers.
 
-    A model's inputs are those of the plan, in the plan's order. The registry gives the final version when it publishes.
+    A model's inputs are those of the plan, in the plan's order; those of transferred layers, which come from other
+    bundles and are among the models too, are told with them. The registry gives the final version when it publishes.
     """
-    order = [name for name in plan.models if name in models]
-    if set(order) != set(models):
-        raise ValueError(f"models that the plan does not have: {sorted(set(models) - set(order))}")
-    layers = [{"name": n, "inputs": list(plan.model_inputs(n)), "file": f"{n}.onnx"} for n in order]
-    files = {f"{n}.onnx": _onnx(plan, n, models[n]) for n in order}
+    inputs = {layer["name"]: list(layer["inputs"]) for layer in transferred}
+    inputs |= {name: list(plan.model_inputs(name)) for name in plan.models if name in models}
+    if set(inputs) != set(models):
+        raise ValueError(f"models that the plan does not have: {sorted(set(models) - set(inputs))}")
+    layers = [{"name": n, "inputs": i, "file": f"{n}.onnx"} for n, i in inputs.items()]
+    files = {f"{n}.onnx": _onnx(plan, n, models[n]) for n in inputs}
     sections = {
         "usecase": plan.name, "version": version, "parent": parent, "code": code_version(), "created_at": _now(),
         "models": layers, "needed": needed(plan, layers, policy_numbers), "policy": policy_numbers,
@@ -83,7 +86,9 @@ def golden_rows(columns: Columns, scorer: Scorer) -> Columns:
 
 def needed(plan: Plan, layers: Iterable[Mapping[str, Any]], policy_numbers: Numbers) -> dict[str, str]:
     """Fields and features that these models and rules use, directly or through others, with their fingerprints."""
-    todo = [i for layer in layers for i in layer["inputs"]]
+    layers = list(layers)
+    models = {layer["name"] for layer in layers}
+    todo = [i for layer in layers for i in layer["inputs"] if i not in models]
     todo += [n for condition in rule_conditions(policy_numbers, plan) for n in condition.names if n != SCORE]
     found: dict[str, str] = {}
     while todo:

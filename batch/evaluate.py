@@ -15,6 +15,7 @@ import numpy as np
 import polars as pl
 
 from batch import metrics
+from batch.given import Given
 from batch.history import history_columns
 from batch.judge import Judged, judge
 from batch.pipeline import Pipeline
@@ -72,9 +73,11 @@ def replay_history(
     return Replayed(replay(plan, take(columns, until)).columns, labels)
 
 
-def evaluate(plan: Plan, pipeline: Pipeline, history: Replayed, protocol: Protocol) -> dict[str, Any]:
+def evaluate(
+    plan: Plan, pipeline: Pipeline, history: Replayed, protocol: Protocol, given: Given | None = None
+) -> dict[str, Any]:
     """The figures of one training span and one test span."""
-    judged, data = train_once(plan, pipeline, history, protocol)
+    judged, data = train_once(plan, pipeline, history, protocol, given)
     if judged.bundle is None:
         raise DeclarationError(f"evaluate {plan.name}", judged.verdict.refusal(), "Mend what the gate names")
     test = tested_rows(plan, history, protocol)
@@ -84,14 +87,17 @@ def evaluate(plan: Plan, pipeline: Pipeline, history: Replayed, protocol: Protoc
         "cp_at_k": metrics.card_precision(score, test.fraud, _ids(test, plan.entities[0]), test.at_ms, protocol.top_k),
         "train_rows": len(data), "train_frauds": data.frauds, "test_rows": len(test), "test_frauds": test.frauds,
         "candidate": judged.verdict.candidate, "race": judged.verdict.race,
+        **{name: judged.bundle.metrics[name] for name in ("search",) if name in judged.bundle.metrics},
     }  # fmt: skip
 
 
-def train_once(plan: Plan, pipeline: Pipeline, history: Replayed, protocol: Protocol) -> tuple[Judged, TrainingSet]:
+def train_once(
+    plan: Plan, pipeline: Pipeline, history: Replayed, protocol: Protocol, given: Given | None = None
+) -> tuple[Judged, TrainingSet]:
     """Trains and judges on the training days alone."""
     data = training_rows(plan, pipeline, history, protocol)
     span = Span.of(data, pipeline.validation_ms, pipeline.file.folds)
-    raced = train(plan, data, span, pipeline.candidates(plan))
+    raced = train(plan, data, span, pipeline.candidates(plan), given)
     return judge(plan, pipeline, data, span.validation(data), raced), data
 
 

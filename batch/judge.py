@@ -244,15 +244,16 @@ def _bundle(
     champion: Bundle | None,
 ) -> tuple[Bundle | None, Gate]:
     """The bundle and the gate of its golden rows; both are checked while it is made."""
-    values = input_values(plan, data.columns, best.dictionaries)
+    values = input_values(plan, data.columns, best.dictionaries, best.transferred)
     newest = validation.rows(np.arange(max(0, len(validation) - GOLDEN_FROM), len(validation)))
     wanted = "the same bytes in blocks of 1, 2, 7, 64 and 512"
     try:
         bundle = build_bundle(
             plan, models=best.models, policy_numbers=numbers, golden_columns=newest.columns, calibration=points,
             dictionaries=best.dictionaries, reference=usual_values(plan, values, data.fraud == 0),
-            profile=profile(plan, values, data), metrics={"candidate": best.candidate, **figures},
+            profile=profile(plan, values, data), metrics={"candidate": best.candidate, **best.notes, **figures},
             data={**data_version(data), **(about or {})}, parent=champion.version if champion else None,
+            transferred=best.transferred,
         )  # fmt: skip
         check_golden(Scorer(plan, bundle))
     except BundleRefused as error:

@@ -10,6 +10,7 @@
     gates: {average_precision: 0.95, onnx_parity: 1.0e-5, ...}
     dags: ..., promotion: ..., pool: ..., run_in: ..., tasks: ...        batch/pipeline_dags.py
     alerts: {topic: true, webhook: env:TEAM_HOOK}                        batch/alerts.py
+    search: {trials: 30}         whether better parameters are looked for: batch/pipeline_search.py
 
 Every line has a default: see `PipelineFile` and `Gates`.
 """
@@ -28,6 +29,7 @@ from batch import pipeline_dags
 from batch.alerts import Alerts
 from batch.pipeline_dags import Dags, Maintain, Pod, Pool, Promotion, RunIn, UserTask
 from batch.pipeline_promotion import RaceFile, RampFile, check_promotion
+from batch.pipeline_search import SearchFile
 from riskflow.durations import duration_ms
 from riskflow.errors import DeclarationError
 from riskflow.typed_yaml import Lines, read_typed, where
@@ -76,6 +78,7 @@ class PipelineFile(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     pod: Pod = Pod()
     maintain: Maintain = Maintain()
     tasks: list[UserTask] = []
+    search: SearchFile = SearchFile()
 
 
 @dataclass(frozen=True)
@@ -170,6 +173,8 @@ class Pipeline:
     def _check_span(self) -> None:
         for name in ("span", "maturity", "validation"):
             pipeline_dags.check_duration(self.at(f"$.{name}"), getattr(self.file, name))
+        if self.file.search.gap is not None:
+            pipeline_dags.check_duration(self.at("$.search.gap"), self.file.search.gap)
         if self.validation_ms > self.span_ms // 2:
             raise DeclarationError(
                 self.at("$.validation"), f"is more than half of the span ({self.file.span})", "Make it shorter"

@@ -6,6 +6,7 @@
         frame.parquet                what is learned from          data.json       which rows these are
         candidates/<name>/           a trained candidate, or why there is none
         bundle.bin                   the best one's, not signed    verdict.json    the evidence, gate by gate
+        search/                      what a search tried, if one was asked for: batch/search_history.py
         published.json, or refusal.txt
 
 Every step takes a Run, returns a small summary that is JSON, and may be done again. No clock decides what is learned
@@ -26,13 +27,15 @@ import polars as pl
 
 from batch.fold import fold, stage_orders
 from batch.generations import FILES, Generations, base
+from batch.given import Given, given_for
 from batch.history import history_columns
 from batch.judge import Gate, Judged, judge
 from batch.lake import as_columns
 from batch.pipeline import Pipeline
 from batch.publish import Published, champion_bundle, publish, read_verdict, write_verdict
 from batch.replay import Progress, replay
-from batch.train import Learner, Span, Trained
+from batch.train import Span, Trained
+from batch.train import train as race
 from batch.training_set import TrainingSet, resolve_labels, scored_columns, training_set
 from riskflow.bundle import Bundle
 from riskflow.columns import Columns, concat, n_rows, take
@@ -49,6 +52,7 @@ from riskflow.settings import Settings
 Summary = dict[str, Any]
 NOT_TRAINED = "not_trained.json"  # in a candidate's folder: why its training failed
 FRAME, DATA, BUNDLE, PUBLISHED = "frame.parquet", "data.json", "bundle.bin", "published.json"
+SEARCH = "search"
 
 
 class CheckFailed(RiskflowError):
@@ -59,12 +63,13 @@ class CheckFailed(RiskflowError):
 
 @dataclass(frozen=True)
 class Run:
-    """One retraining of a use case. `name` becomes a folder."""
+    """One retraining of a use case. `name` becomes a folder. layer: the only one that is trained, None for all."""
 
     plan: Plan
     pipeline: Pipeline
     conf: Settings
     name: str
+    layer: str | None = None
 
     @classmethod
     def of(cls, plan: Plan, conf: Settings, name: str) -> Run:
@@ -78,14 +83,23 @@ class Run:
 
     @property
     def candidates(self) -> list[str]:
-        return self.pipeline.candidates(self.plan)
+        """Who races; where one layer is trained alone, all that it knows."""
+        raced = self.pipeline.candidates(self.plan)
+        if self.layer not in self.plan.models:
+            return raced
+        known = self.plan.usecase.models[str(self.layer)].candidates
+        return [name for name in raced if name in known] or list(known)
 
     @property
     def names(self) -> Names:
         return Names(self.plan.name, prefix=self.conf.topic_prefix)
 
-    def registry(self) -> Registry:
-        """The registry; raises NotReady when Redis does not answer."""
+    def given(self, history: Path | None) -> Given:
+        """What the training is given beside its rows; history: where a search keeps its own, None for in memory."""
+        return given_for(self.plan, self.pipeline, self.registry, self.conf.keys_folder, history, self.layer)
+
+    def registry(self, usecase: str | None = None) -> Registry:
+        """The registry of this use case or of another; raises NotReady when Redis does not answer."""
         import redis
 
         client = connect(self.conf.redis_url)
@@ -94,7 +108,7 @@ class Run:
         except redis.RedisError:
             where = self.conf.redis_url.rpartition("@")[2]  # without a password
             raise NotReady(f"Redis at {where} does not answer. Run `riskflow up`.") from None
-        return Registry(client, self.names)
+        return Registry(client, Names(usecase or self.plan.name, prefix=self.conf.topic_prefix))
 
     def check_can_publish(self) -> None:
         """Raises NotReady where Redis or the signing key is missing: better before training than after."""
@@ -151,9 +165,8 @@ def train(run: Run, candidate: str) -> Summary:
     note = run.folder / "candidates" / checked(candidate, "candidate") / NOT_TRAINED
     try:
         data, span = _frame(run)
-        learner = Learner(run.plan, data, span)
-        trained = learner.race(candidate)
-        learner.refit(trained)
+        given = run.given(run.folder / SEARCH / candidate)
+        (trained,) = race(run.plan, data, span, [candidate], given)
     except Exception as error:
         note.parent.mkdir(parents=True, exist_ok=True)
         note.write_text(json.dumps(f"{type(error).__name__}: {error}"))
@@ -164,12 +177,10 @@ def train(run: Run, candidate: str) -> Summary:
 
 def train_all(run: Run) -> list[Summary]:
     """Races all candidates and trains the winner on the whole span: what takes least on one machine."""
-    from batch.train import train as race
-
     data, span = _frame(run)
     shutil.rmtree(run.folder / "candidates", ignore_errors=True)
     try:
-        return [_written(run, trained) for trained in race(run.plan, data, span, run.candidates)]
+        return [_written(run, t) for t in race(run.plan, data, span, run.candidates, run.given(run.folder / SEARCH))]
     except Exception as error:
         return _one_by_one(run, error)
 

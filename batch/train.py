@@ -5,15 +5,16 @@ name takes its first one. Upper layers learn from out-of-time outputs of lower o
 and each part is predicted by a model that learned from the parts before it. The first part has no such outputs; upper
 layers leave it out.
 
-A candidate's factory takes no arguments, or `inputs`: the names of the columns of its matrix, in order.
+A candidate's factory takes `inputs` if it wants to, the names of the columns of its matrix, in order; and what a search
+may have found as keyword arguments.
 """
 
 from __future__ import annotations
 
-import inspect
+import hashlib
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from batch.export import onnx_parity, to_onnx
+from batch.given import Given
+from batch.recipes import make, recipe
 from batch.training_set import TrainingSet
 from riskflow.columns import F8, Column, Text
 from riskflow.declare import TEXT
@@ -41,7 +44,9 @@ PARITY_ROWS = 20_000
 class Trained:
     """One candidate. `outputs` are the last layer's out-of-time outputs on the validation rows.
 
-    `models` holds ONNX of every layer, learned from the whole span; empty until the candidate has won.
+    `models` holds ONNX of every layer, learned from the whole span; empty until the candidate has won. `transferred`
+    names the layers among them that came from other bundles. `notes` go into the bundle's metrics: how each layer was
+    made, and what a search found.
     """
 
     candidate: str
@@ -51,6 +56,8 @@ class Trained:
     seconds: float = 0.0
     models: dict[str, bytes] = field(default_factory=dict)
     parity: dict[str, float] = field(default_factory=dict)
+    transferred: list[dict[str, Any]] = field(default_factory=list)
+    notes: dict[str, Any] = field(default_factory=dict)
     estimators: dict[str, Any] = field(default_factory=dict, repr=False)  # not handed over between tasks
 
     def write(self, folder: Path) -> None:
@@ -58,14 +65,16 @@ class Trained:
         for name, content in self.models.items():
             (folder / f"{name}.onnx").write_bytes(content)
         np.save(folder / "outputs.npy", self.outputs)
-        about = {n: getattr(self, n) for n in ("candidate", "average_precision", "dictionaries", "seconds", "parity")}
-        (folder / "trained.json").write_text(json.dumps(about))
+        (folder / "trained.json").write_text(json.dumps({name: getattr(self, name) for name in _AS_JSON}))
 
     @classmethod
     def read(cls, folder: Path) -> Trained:
         about = json.loads((folder / "trained.json").read_text())
         models = {path.stem: path.read_bytes() for path in sorted(folder.glob("*.onnx"))}
         return cls(outputs=np.load(folder / "outputs.npy"), models=models, **about)
+
+
+_AS_JSON = ("candidate", "average_precision", "dictionaries", "seconds", "parity", "transferred", "notes")
 
 
 @dataclass(frozen=True)
@@ -94,9 +103,13 @@ class Span:
         return data.rows(self.part(data) == self.last)
 
 
-def train(plan: Plan, data: TrainingSet, span: Span, candidates: Sequence[str]) -> list[Trained]:
+def train(
+    plan: Plan, data: TrainingSet, span: Span, candidates: Sequence[str], given: Given | None = None
+) -> list[Trained]:
     """Races the candidates; the best one comes first and has its models. Raises RiskflowError without enough frauds."""
-    learner = Learner(plan, data, span)
+    learner = Learner(plan, data, span, given)
+    if learner.given.search is not None:
+        learner.given.search.find(learner, candidates)
     raced = sorted((learner.race(name) for name in candidates), key=lambda t: -t.average_precision)
     learner.refit(raced[0])
     return raced
@@ -110,91 +123,155 @@ def one_thread() -> Any:
 
 
 class Learner:
-    """Fits candidates on one training set. What two candidates share in lower layers is fitted once."""
+    """Fits candidates on one training set. What two candidates share in lower layers is fitted once.
 
-    def __init__(self, plan: Plan, data: TrainingSet, span: Span) -> None:
+    `parameters` are a layer's keyword arguments instead of its factory's defaults, by the layer's key.
+    """
+
+    def __init__(self, plan: Plan, data: TrainingSet, span: Span, given: Given | None = None) -> None:
         _check_enough(data)
-        self.plan, self.data = plan, data
-        self.part, self.last = span.part(data), span.last
-        self.dictionaries = fit_dictionaries(plan, data)
-        self.values = input_values(plan, data.columns, self.dictionaries)
+        self.plan, self.data, self.given = plan, data, given or Given()
+        self.part, self.last, self.edges_ms = span.part(data), span.last, span.edges_ms
+        self.dictionaries = {**fit_dictionaries(plan, data), **self.given.dictionaries}
+        self.values = input_values(plan, data.columns, self.dictionaries, self.given.transferred_layers)
         self.listened = {i for m in plan.models for i in plan.model_inputs(m) if i in plan.models}
+        self.parameters: dict[str, dict[str, Any]] = {}
         self._outputs: dict[str, F8] = {}
+        self._transferred = self.given.outputs(plan, self.values, data, span.edges_ms[-2])
 
     def race(self, candidate: str) -> Trained:
         """The candidate's out-of-time outputs, layer after layer, and how well the last one ranks validation rows."""
-        from sklearn.metrics import average_precision_score
-
         started = time.monotonic()
         for name in self.plan.models:
             self._out_of_time(name, candidate)
         validation = self.part == self.last
-        outputs = self._outputs[self._key(str(self.plan.final_model), candidate)][validation]
+        outputs = self._out_of_time(str(self.plan.final_model), candidate)[validation]
         fraud = self.data.fraud[validation]
         if np.isnan(outputs).any() or not fraud.any():
             raise RiskflowError(
                 f"{self.plan.name}: {int(fraud.sum())} frauds in the validation span, or too few before it to "
                 "learn from. Give a longer span in pipeline.yaml"
             )
-        reached = float(average_precision_score(fraud, outputs))
-        return Trained(candidate, outputs, reached, self.dictionaries, time.monotonic() - started)
+        reached = self._average_precision(validation, outputs)
+        seconds = time.monotonic() - started
+        return Trained(candidate, outputs, reached, self.dictionaries, seconds, notes=self._notes(candidate))
 
     def refit(self, trained: Trained) -> None:
-        """Fits every layer of a candidate on the whole span and adds its models."""
+        """Fits every layer of a candidate on the whole span and adds its models; kept ones are added as they are."""
         from riskflow.estimators import register_converters
 
         started = time.monotonic()
         register_converters()
         for name in self.plan.models:
+            if name in self.given.kept_models:
+                trained.models[name] = self.given.kept_models[name]
+                continue
             matrix, usable = self._matrix(name, trained.candidate)
             estimator = self._fit(name, trained.candidate, matrix, usable)
             content = to_onnx(estimator, matrix.shape[1])
             trained.parity[name] = onnx_parity(estimator, content, matrix[usable][-PARITY_ROWS:])
             trained.models[name], trained.estimators[name] = content, estimator
+        trained.models.update(self.given.transferred_models)
+        trained.transferred = self.given.transferred_layers
         trained.seconds += time.monotonic() - started
 
-    def _out_of_time(self, name: str, candidate: str) -> None:
-        """Outputs of one layer by models that learned from earlier parts only; NaN where there are none."""
-        key = self._key(name, candidate)
-        if key in self._outputs:
-            return
+    def part_scores(self, name: str, candidate: str, parameters: Mapping[str, Any], gap_ms: int = 0) -> Iterator[float]:
+        """Average precision of one layer with such parameters in each part before the validation span.
+
+        Each part is predicted by a model that learned from rows at least gap_ms older than its beginning.
+        """
         matrix, usable = self._matrix(name, candidate)
-        outputs = np.full(len(self.data), np.nan)
-        for part in range(1, self.last + 1) if name in self.listened else [self.last]:
-            before, now = usable & (self.part < part), usable & (self.part == part)
-            if self.data.fraud[before].sum() >= FEWEST_FRAUDS and now.any():
-                outputs[now] = self._fit(name, candidate, matrix, before).predict_proba(matrix[now])[:, 1]
-        self._outputs[key] = outputs
+        for part in range(1, self.last):
+            before, now = usable & (self.data.at_ms < self.edges_ms[part] - gap_ms), usable & (self.part == part)
+            if self._enough(before) and self.data.fraud[now].any():
+                outputs = self._fit(name, candidate, matrix, before, parameters).predict_proba(matrix[now])[:, 1]
+                yield self._average_precision(now, outputs)
+
+    def choice(self, name: str, candidate: str) -> str:
+        """The name of what a layer is made by when this candidate runs."""
+        if name in self.given.choices:
+            return self.given.choices[name]
+        known = self.plan.usecase.models[name].candidates
+        return candidate if candidate in known else next(iter(known))
+
+    def key(self, name: str, candidate: str) -> str:
+        """A layer with the choices made in it and below it."""
+        below = [self.key(i, candidate) for i in self.plan.model_inputs(name) if i in self.plan.models]
+        return f"{name}={self.choice(name, candidate)}({','.join(below)})"
+
+    def factory(self, name: str, candidate: str) -> Any:
+        return self.plan.usecase.models[name].candidates[self.choice(name, candidate)]
+
+    def digest(self, name: str, candidate: str) -> str:
+        """A hash over all that `part_scores` looks at."""
+        matrix, usable = self._matrix(name, candidate)
+        seen = self.part < self.last
+        hashed = hashlib.sha256()
+        for column in (matrix, usable, self.part, self.data.at_ms, self.data.fraud):
+            hashed.update(np.ascontiguousarray(column[seen]).tobytes())
+        return hashed.hexdigest()
+
+    def _out_of_time(self, name: str, candidate: str) -> F8:
+        """Outputs of one layer by models that learned from earlier parts only; NaN where there are none."""
+        key = self.key(name, candidate)
+        if key not in self._outputs:
+            matrix, usable = self._matrix(name, candidate)
+            outputs = np.full(len(self.data), np.nan)
+            for part in range(1, self.last + 1) if name in self.listened else [self.last]:
+                before, now = usable & (self.part < part), usable & (self.part == part)
+                if self._enough(before) and now.any():
+                    outputs[now] = self._fit(name, candidate, matrix, before).predict_proba(matrix[now])[:, 1]
+            self._outputs[key] = outputs
+        return self._outputs[key]
+
+    def _average_precision(self, rows: NDArray[np.bool_], outputs: F8) -> float:
+        from sklearn.metrics import average_precision_score
+
+        return float(average_precision_score(self.data.fraud[rows], outputs))
+
+    def _enough(self, rows: NDArray[np.bool_]) -> bool:
+        return bool(self.data.fraud[rows].sum() >= FEWEST_FRAUDS)
 
     def _matrix(self, name: str, candidate: str) -> tuple[Any, NDArray[np.bool_]]:
         """Inputs of a layer for all rows, and which of them have out-of-time outputs of every lower layer."""
         inputs = self.plan.model_inputs(name)
-        lower = {i: self._outputs[self._key(i, candidate)] for i in inputs if i in self.plan.models}
+        lower = {i: self._out_of_time(i, candidate) for i in inputs if i in self.plan.models}
+        lower |= {i: self._transferred[i] for i in inputs if i in self._transferred}
         matrix = model_matrix(inputs, {**self.values, **lower}, len(self.data))[: len(self.data)]
         usable = np.ones(len(self.data), np.bool_)
         for output in lower.values():
             usable &= ~np.isnan(output)
         return matrix, usable
 
-    def _fit(self, name: str, candidate: str, matrix: Any, rows: NDArray[np.bool_]) -> Any:
-        factory = self.plan.usecase.models[name].candidates[self._choice(name, candidate)]
-        estimator = make(factory, self.plan.model_inputs(name))
+    def _fit(
+        self,
+        name: str,
+        candidate: str,
+        matrix: Any,
+        rows: NDArray[np.bool_],
+        parameters: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """An estimator that learned from these rows; with the layer's own parameters, unless others are given."""
+        if parameters is None:
+            parameters = self._parameters(name, candidate)
+        estimator = make(self.factory(name, candidate), self.plan.model_inputs(name), parameters)
         with one_thread():
             return _on_one_thread(estimator.fit(_never_empty(matrix[rows]), self.data.fraud[rows].astype(np.int64)))
 
-    def _choice(self, name: str, candidate: str) -> str:
-        known = self.plan.usecase.models[name].candidates
-        return candidate if candidate in known else next(iter(known))
+    def _parameters(self, name: str, candidate: str) -> dict[str, Any]:
+        return self.parameters.get(self.key(name, candidate), self.given.parameters.get(name, {}))
 
-    def _key(self, name: str, candidate: str) -> str:
-        """A layer with the choices made in it and below it."""
-        below = [self._key(i, candidate) for i in self.plan.model_inputs(name) if i in self.plan.models]
-        return f"{name}={self._choice(name, candidate)}({','.join(below)})"
-
-
-def make(factory: Any, inputs: Sequence[str]) -> Any:
-    """An unfitted estimator; a factory that asks for `inputs` is told the names of its columns."""
-    return factory(inputs=list(inputs)) if "inputs" in inspect.signature(factory).parameters else factory()
+    def _notes(self, candidate: str) -> dict[str, Any]:
+        """How each layer was made, for the bundle's metrics."""
+        layers = {
+            name: {
+                "candidate": self.choice(name, candidate),
+                "recipe": recipe(self.factory(name, candidate)),
+                "parameters": self._parameters(name, candidate),
+            }
+            for name in self.plan.models
+        }
+        return {"layers": layers, **self.given.notes([self.key(name, candidate) for name in self.plan.models])}
 
 
 def _on_one_thread(estimator: Any) -> Any:
@@ -223,9 +300,11 @@ def _check_enough(data: TrainingSet) -> None:
 # ---- inputs as numbers -----------------------------------------------------------------------------------------------
 
 
-def outside_inputs(plan: Plan) -> list[str]:
-    """Inputs of all models that are not models themselves."""
-    return list(dict.fromkeys(i for m in plan.models for i in plan.model_inputs(m) if plan.nodes[i].what != MODEL))
+def outside_inputs(plan: Plan, transferred: Sequence[Mapping[str, Any]] = ()) -> list[str]:
+    """Inputs of all models that are not models themselves; transferred: layers {name, inputs} of other bundles."""
+    layers = {m: plan.model_inputs(m) for m in plan.models} | {t["name"]: t["inputs"] for t in transferred}
+    models = {*layers, *(node.name for node in plan.nodes.values() if node.what == MODEL)}
+    return list(dict.fromkeys(i for inputs in layers.values() for i in inputs if i not in models))
 
 
 def fit_dictionaries(plan: Plan, data: TrainingSet) -> Dictionaries:
@@ -241,8 +320,11 @@ def _frequent(column: Column) -> list[str]:
 
 
 def input_values(
-    plan: Plan, columns: Mapping[str, Column], dictionaries: Mapping[str, Sequence[str]]
+    plan: Plan,
+    columns: Mapping[str, Column],
+    dictionaries: Mapping[str, Sequence[str]],
+    transferred: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """Columns of the models' outside inputs as numbers, as `riskflow.scoring.Scorer` sees them."""
     codes = {name: TextCodes(values) for name, values in dictionaries.items()}
-    return {n: codes[n](columns[n]) if n in codes else columns[n] for n in outside_inputs(plan)}
+    return {n: codes[n](columns[n]) if n in codes else columns[n] for n in outside_inputs(plan, transferred)}

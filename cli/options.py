@@ -12,3 +12,9 @@ Labels = Annotated[Path | None, typer.Option(help="file with event_id, is_fraud,
 Columns = Annotated[str, typer.Option(help="field=COLUMN,... for columns with other names")]
 Delay = Annotated[str, typer.Option(help="when a column is_fraud became known, after the event")]
 Json = Annotated[bool, typer.Option("--json", help="the last line is JSON")]
+Trials = Annotated[
+    int | None, typer.Option(min=0, help="search parameters: most trials for a layer; default: pipeline.yaml")
+]
+Seconds = Annotated[
+    float | None, typer.Option("--search-seconds", min=0, help="most seconds for the search; default: pipeline.yaml")
+]

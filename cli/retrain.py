@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.options import Json, UseCase
+from cli.options import Json, Seconds, Trials, UseCase
 
 if TYPE_CHECKING:
     from cli.retrain_progress import Progress
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 Why = Annotated[str, typer.Option(help="the reason, for the history")]
 Days = Annotated[int | None, typer.Option("--train-days", min=2, help="learn from so many days instead of the span")]
 Alias = Annotated[str, typer.Option(help="champion; as challenger or shadow it is kept and scores nothing")]
+Layer = Annotated[str | None, typer.Option(help="train this layer alone, beside the champion's others (with --local)")]
 Local = Annotated[bool, typer.Option("--local", help="run the same steps here, without Airflow")]
 
 
@@ -30,18 +31,25 @@ def retrain(
     train_days: Days = None,
     alias: Alias = "champion",
     local: Local = False,
+    layer: Layer = None,
+    trials: Trials = None,
+    search_seconds: Seconds = None,
     as_json: Json = False,
 ) -> None:
     """Train a use case anew on what was archived; publish the best candidate if it passes its gates.
 
     riskflow retrain card_fraud --why "more fraud since Monday"
+    riskflow retrain card_fraud --local --layer fraud --trials 20
     """
     from cli.retrain_progress import progress
 
     started = time.monotonic()
+    asked = {"why": why, "train_days": train_days, "alias": alias}
+    here = {"layer": layer, "trials": trials, "search_seconds": search_seconds}
+    if not local and any(value is not None for value in here.values()):
+        raise typer.BadParameter("--layer, --trials and --search-seconds are for --local; Airflow reads pipeline.yaml")
     with progress() as shown:
-        chain = _here if local else _by_airflow
-        published = chain(usecase, {"why": why, "train_days": train_days, "alias": alias}, shown)
+        published = _here(usecase, {**asked, **here}, shown) if local else _by_airflow(usecase, asked, shown)
     summary = {**published, "seconds": round(time.monotonic() - started, 1)}
     if as_json:
         print(json.dumps(summary))
@@ -66,6 +74,7 @@ def _here(usecase: str, asked: dict[str, Any], shown: Progress) -> dict[str, Any
     from dataclasses import replace
 
     from batch.local_chain import retrain_here
+    from batch.pipeline_search import searching
     from batch.retrain import Run
     from cli.common import load_plan
     from riskflow.settings import settings
@@ -73,6 +82,8 @@ def _here(usecase: str, asked: dict[str, Any], shown: Progress) -> dict[str, Any
     run = Run.of(load_plan(usecase), settings(), time.strftime("local-%Y%m%dT%H%M%S", time.gmtime()))
     if asked["train_days"]:
         run = replace(run, pipeline=run.pipeline.learning_from(asked["train_days"]))
+    pipeline = searching(run.pipeline, asked["trials"], asked["search_seconds"])
+    run = replace(run, pipeline=pipeline, layer=asked["layer"])
     why = asked["why"] or "retrained by hand"
     return retrain_here(run, shown.task, who=_user(), why=why, alias=asked["alias"])
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.options import Columns, Delay, Json, Labels, UseCase
+from cli.options import Columns, Delay, Json, Labels, Seconds, Trials, UseCase
 
 if TYPE_CHECKING:
     from batch.evaluate import Protocol
@@ -38,6 +38,9 @@ def evaluate(
     drop_known: Annotated[
         str | None, typer.Option(help="entity: on each test day leave out those with a fraud known by then")
     ] = None,
+    trials: Trials = None,
+    search_seconds: Seconds = None,
+    search_folder: Annotated[Path | None, typer.Option(help="where the search keeps its history")] = None,
     as_json: Json = False,
 ) -> None:
     """Measure a use case on any history: replay, train, bundle, ONNX scores, metrics.
@@ -47,6 +50,7 @@ def evaluate(
     """
     from batch.importer import column_map, history
     from batch.pipeline import Pipeline
+    from batch.pipeline_search import searching
     from cli.common import load_plan
     from riskflow.durations import duration_ms
 
@@ -56,7 +60,8 @@ def evaluate(
     tables = dict(
         zip(("events", "labels"), history(events, column_map(columns), protocol.delay_ms, labels), strict=True)
     )
-    report = _evaluate(plan, Pipeline.of(plan), tables, protocol)
+    pipeline = searching(Pipeline.of(plan), trials, search_seconds)
+    report = _evaluate(plan, pipeline, tables, protocol, search_folder)
     _report({**report, "seconds": round(time.monotonic() - started, 1)}, as_json)
 
 
@@ -66,6 +71,8 @@ def train(
     labels: Labels = None,
     columns: Columns = "",
     delay: Delay = "7d",
+    trials: Trials = None,
+    search_seconds: Seconds = None,
     publish: Annotated[bool, typer.Option("--publish", help="publish as champion if it passes its gates")] = False,
     why: Annotated[str, typer.Option(help="the reason, for the history")] = "trained from files",
     as_json: Json = False,
@@ -74,7 +81,10 @@ def train(
 
     riskflow train card_fraud --events history/events.parquet --labels history/labels.parquet --publish
     """
+    from dataclasses import replace
+
     from batch.importer import column_map, history
+    from batch.pipeline_search import searching
     from batch.retrain import Run
     from cli.common import load_plan
     from riskflow.durations import duration_ms
@@ -83,6 +93,7 @@ def train(
     started = time.monotonic()
     mapped = column_map(columns)
     run = Run.of(load_plan(usecase), settings(), time.strftime("files-%Y%m%dT%H%M%S", time.gmtime()))
+    run = replace(run, pipeline=searching(run.pipeline, trials, search_seconds))
     tables = dict(zip(("events", "labels"), history(events, mapped, duration_ms(delay), labels), strict=True))
     summary = _train(run, tables, publish, why)
     _report({**summary, "seconds": round(time.monotonic() - started, 1)}, as_json)
@@ -114,15 +125,19 @@ def _user() -> str:
         return "somebody"
 
 
-def _evaluate(plan: Any, pipeline: Any, tables: dict[str, Any], protocol: Protocol) -> dict[str, Any]:
+def _evaluate(
+    plan: Any, pipeline: Any, tables: dict[str, Any], protocol: Protocol, folder: Path | None
+) -> dict[str, Any]:
     from batch import evaluate as chain
+    from batch.retrain import Run
+    from riskflow.settings import settings
 
     if tables["labels"] is None:
         raise typer.BadParameter("the events have no column is_fraud: map it with --columns, or give --labels FILE")
     _tell(f"{len(tables['events']):,} events, {len(tables['labels']):,} labels")
     replayed = chain.replay_history(plan, pipeline, tables, protocol.test_until_ms)
     _tell("replayed; training")
-    return chain.evaluate(plan, pipeline, replayed, protocol)
+    return chain.evaluate(plan, pipeline, replayed, protocol, Run(plan, pipeline, settings(), "evaluate").given(folder))
 
 
 def _protocol(

@@ -90,6 +90,7 @@ class Builder:
         yield "mark", list(self.usecase.marks)
         yield "windows", list(self.usecase.windows)
         yield "model", list(self.usecase.models)
+        yield "transfer", list(self.usecase.transfers)
         for feed in self.usecase.feeds:
             yield f"field of feed {feed.name!r}", [*feed.fields, feed.id, feed.at]
 
@@ -220,7 +221,7 @@ class Builder:
                 self._check_types(who, name, aggregates, node.type.kind)
 
     def _check_observable(self, who: str, name: str, index: int, known: set[str]) -> None:
-        if name in self.usecase.models:
+        if name in self.usecase.models or name in self.usecase.transfers:
             raise DeclarationError(who, "is the output of a model", "Observe what the model listens to instead")
         if name in known:
             return
@@ -280,7 +281,7 @@ class Builder:
         self._add(Node(name, CALCULATION, inputs, index, feeds, self._print(CALCULATION, function, inputs), kind))
 
     def _known(self, who: str, name: str, known: set[str]) -> None:
-        if name in self.usecase.models:
+        if name in self.usecase.models or (name in self.usecase.transfers and name not in known):
             raise DeclarationError(who, f"takes the model {name!r}", "Only models listen to models")
         if name in self.stage_of:
             raise DeclarationError(
@@ -320,6 +321,7 @@ class Builder:
     # models
 
     def _add_models(self) -> tuple[str, ...]:
+        self._add_transfers()
         order: list[str] = []
         waiting = dict(self.usecase.models)
         while waiting:
@@ -333,6 +335,13 @@ class Builder:
                 order.append(name)
         self._check_one_score(order)
         return tuple(order)
+
+    def _add_transfers(self) -> None:
+        """Nodes without inputs here: what their models listen to is known once their bundle is."""
+        last, scored = len(self.usecase.entities) - 1, frozenset({self.usecase.feeds[0].name})
+        for name, transfer in self.usecase.transfers.items():
+            print_ = fingerprint(MODEL, name, transfer.usecase, transfer.bundle)
+            self._add(Node(name, MODEL, (), last, scored, print_))
 
     def _add_model(self, name: str, model: Model) -> None:
         inputs = tuple(dict.fromkeys(i for use in model.uses for i in self._resolve(name, use)))

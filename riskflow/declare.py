@@ -1,7 +1,12 @@
-"""What a risk team writes: Entity, Feed, Windows, @mark, Model. Everything else in a use case is plain functions."""
+"""What a risk team writes: Entity, Feed, Windows, @mark, Model. Everything else in a use case is plain functions.
+
+Three words more are there for training: Between and OneOf for what a search may try, Transfer for a model of others.
+"""
 
 from __future__ import annotations
 
+import inspect
+import math
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -14,8 +19,8 @@ from riskflow.errors import DeclarationError
 from riskflow.names import checked
 
 __all__ = [
-    "Count", "Distinct", "Entity", "Feed", "Last", "Max", "Mean", "Min", "Model", "Std", "Sum", "TimeSinceLast",
-    "Windows", "mark", "over",
+    "Between", "Count", "Distinct", "Entity", "Feed", "Last", "Max", "Mean", "Min", "Model", "OneOf", "Std", "Sum",
+    "TimeSinceLast", "Transfer", "Windows", "mark", "over",
 ]  # fmt: skip
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -135,18 +140,103 @@ def mark(*, by: Entity, on: Feed | None = None) -> Callable[[Callable[..., Any]]
     return lambda function: Mark(function, by, on)
 
 
+@dataclass(frozen=True)
+class Between:
+    """Numbers from `low` to `high`, both included; whole ones when both are. log: small ones as often as large ones."""
+
+    low: float
+    high: float
+    log: bool = False
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
+            raise DeclarationError(f"Between({self.low}, {self.high})", "has no room", "Give a low and a higher number")
+        if self.log and self.low <= 0:
+            raise DeclarationError(
+                f"Between({self.low}, {self.high}, log=True)", "starts at 0 or below", "Start above 0"
+            )
+
+    @property
+    def whole(self) -> bool:
+        return isinstance(self.low, int) and isinstance(self.high, int)
+
+    def __contains__(self, value: object) -> bool:
+        number = isinstance(value, int) if self.whole else isinstance(value, int | float)
+        return number and not isinstance(value, bool) and self.low <= value <= self.high  # type: ignore[operator]
+
+
+@dataclass(frozen=True, init=False)
+class OneOf:
+    """One of these values: numbers, texts, True, False or None."""
+
+    values: tuple[Any, ...]
+
+    def __init__(self, *values: Any) -> None:
+        object.__setattr__(self, "values", values)
+        if len(values) < 2 or not all(v is None or isinstance(v, str | int | float) for v in values):
+            raise DeclarationError(
+                f"OneOf{values!r}", "is no choice", "Give two or more numbers, texts, booleans, None"
+            )
+
+    def __contains__(self, value: object) -> bool:
+        return any(type(v) is type(value) and v == value for v in self.values)
+
+
+Space = Mapping[str, Between | OneOf]
+
+
 class Model:
     """A scikit-learn model as a node: its output (a probability) is an input of the next layer.
 
     `uses` names features, other models, or patterns such as "customer_activity_*". `candidates` maps a name to a
-    function that makes an unfitted estimator; they race at training.
+    function that makes an unfitted estimator; they race at training. `search` maps a candidate's name to what a search
+    may try for its function's keyword arguments; their defaults are what counts without a search.
     """
 
-    def __init__(self, *, uses: Sequence[str], candidates: Mapping[str, Callable[[], Any]]) -> None:
+    def __init__(
+        self,
+        *,
+        uses: Sequence[str],
+        candidates: Mapping[str, Callable[..., Any]],
+        search: Mapping[str, Space] | None = None,
+    ) -> None:
         self.uses = tuple(uses)
         self.candidates = dict(candidates)
+        self.search = {name: dict(space) for name, space in (search or {}).items()}
         if not self.uses or not self.candidates:
             raise DeclarationError("Model", "has no inputs or no candidates", "Give uses=[...] and candidates={...}")
+        for name, space in self.search.items():
+            _check_space(name, space, self.candidates)
+
+
+class Transfer:
+    """The last output of another bundle as a node: an input of models, learned elsewhere and taken as it is.
+
+    `usecase` names whose bundle it is, `bundle` a version or an alias there. Its models listen to features that must be
+    here under the same names and with the same fingerprints; they travel in the bundles that are trained with it.
+    """
+
+    def __init__(self, usecase: str, bundle: int | str = "champion") -> None:
+        self.usecase, self.bundle = checked(usecase, "use case of a transfer"), bundle
+
+
+def _check_space(candidate: str, space: Space, candidates: Mapping[str, Callable[..., Any]]) -> None:
+    """Each name in a search is a keyword argument of the candidate's function, with its default among the values."""
+    if candidate not in candidates:
+        raise DeclarationError(
+            f"Model, search of {candidate!r}", "is for no candidate", f"Known: {', '.join(candidates)}"
+        )
+    known = inspect.signature(candidates[candidate]).parameters
+    for name, values in space.items():
+        who = f"Model, search of {candidate!r}, {name!r}"
+        if not isinstance(values, Between | OneOf):
+            raise DeclarationError(who, f"is {values!r}", "Give Between(low, high) or OneOf(a, b)")
+        if name not in known or known[name].default is inspect.Parameter.empty:
+            raise DeclarationError(
+                who, "is no keyword argument with a default", f"Write it into the function: def ...({name}=...)"
+            )
+        if known[name].default not in values:
+            raise DeclarationError(who, f"leaves out its default, {known[name].default!r}", "Let the range include it")
 
 
 def over(*windows: str) -> Callable[[F], F]:

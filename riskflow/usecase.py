@@ -7,15 +7,16 @@ import inspect
 import sys
 import types
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from riskflow.declare import Entity, Feed, Mark, Model, Windows
+from riskflow.declare import Entity, Feed, Mark, Model, Transfer, Windows
 from riskflow.errors import DeclarationError, NotReady
 from riskflow.names import checked
 
 _PACKAGE = "usecases"
+_WORDS = Entity | Feed | Windows | Mark | Model | Transfer
 T = TypeVar("T")
 
 
@@ -31,6 +32,7 @@ class UseCase:
     marks: dict[str, Mark]
     calculations: dict[str, Callable[..., Any]]
     models: dict[str, Model]
+    transfers: dict[str, Transfer] = field(default_factory=dict)
 
 
 def load_usecase(name: str, folder: Path) -> UseCase:
@@ -67,6 +69,7 @@ def from_modules(name: str, folder: Path, modules: list[types.ModuleType]) -> Us
         _of(Mark, found),
         calculations,
         _of(Model, found),
+        _of(Transfer, found),
     )
 
 
@@ -77,7 +80,7 @@ def _declared(modules: list[types.ModuleType]) -> dict[str, Any]:
         makes_models = module.__name__.endswith(".models")  # its functions make estimators, they are no features
         for key, value in vars(module).items():
             own = inspect.isfunction(value) and value.__module__ == module.__name__ and not makes_models
-            if key.startswith("_") or not (own or isinstance(value, Entity | Feed | Windows | Mark | Model)):
+            if key.startswith("_") or not (own or isinstance(value, _WORDS)):
                 continue
             if key in found and found[key] != value:
                 raise DeclarationError(

@@ -8,14 +8,18 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import polars as pl
 import pytest
 import typer
 from typer.testing import CliRunner
 
 from batch import evaluate as chain
+from batch.given import Given
 from batch.importer import column_map, history
 from batch.pipeline import Pipeline
+from batch.pipeline_search import SearchFile
+from batch.search import Search
 from batch.simulate import Shares, simulate
 from cli import train as command
 from cli.common import load_plan
@@ -136,6 +140,33 @@ def test_a_training_label_counts_only_if_known_by_the_end_of_the_training_days_a
     assert on_time.frauds == len(days)
     assert frame.frauds == len(days.filter(pl.col("day") < TRAIN[1] - 1))
     assert len(frame) == len(on_time)
+
+
+def test_a_search_sees_nothing_of_the_test_days(told: Told) -> None:
+    """Verdicts and amounts after the training days and the delay are others: what is tried and found is the same."""
+    plan, tables = load_plan("card_fraud"), history(told.path, column_map(COLUMNS), DELAY_DAYS * DAY)
+    assert tables[1] is not None
+    tested = pl.col("occurred_at_ms") >= START + TEST[0] * DAY
+    late = pl.col("labelled_at_ms") >= START + TEST[0] * DAY
+    events = tables[0].with_columns(amount=pl.when(tested).then(1.0).otherwise(pl.col("amount")))
+    labels = tables[1].with_columns(is_fraud=pl.when(late).then(~pl.col("is_fraud")).otherwise(pl.col("is_fraud")))
+    pipeline = Pipeline(msgspec.structs.replace(Pipeline.of(plan).file, candidates=["logistic_regression"]))
+    found = []
+    for events_labels in (tables, (events, labels)):
+        both = dict(zip(("events", "labels"), events_labels, strict=True))
+        replayed = chain.replay_history(plan, pipeline, both, START + TEST[1] * DAY)
+        given = Given(Search(SearchFile(trials=2)))
+        found.append(chain.evaluate(plan, pipeline, replayed, protocol(), given))
+    assert found[0]["search"] == found[1]["search"]
+    assert found[0]["race"] == found[1]["race"]
+    assert found[0]["ap"] != found[1]["ap"], "the test days are others"
+    assert {layer["trials"] for layer in found[0]["search"]["layers"].values()} == {2}
+
+
+def test_the_command_searches_where_it_is_told_to(told: Told, tmp_path: Path) -> None:
+    found = run(options(told.path, "--trials", "1", "--search-folder", str(tmp_path), "--json"))
+    assert {layer["trials"] for layer in found["search"]["layers"].values()} == {1}
+    assert {p.name for p in tmp_path.iterdir()} == {"history.parquet", "found.json", "history.svg", "journal.log"}
 
 
 def test_wrong_days_and_names_are_said(told: Told) -> None:

@@ -35,12 +35,12 @@ def tree() -> Any:
     return DecisionTreeClassifier(max_depth=3, random_state=0)
 
 
+def noise(at_ms: Any) -> Any:
+    return np.sin(np.asarray(at_ms, np.float64) * 12.9898) * 43758.5453 % 1.0
+
+
 def small_plan(lower: Callable[[], Any] = linear, **upper: Callable[[], Any]) -> Plan:
     """`hint` listens to the amount, `verdict` to the hint and to noise."""
-
-    def noise(at_ms: Any) -> Any:
-        return np.sin(np.asarray(at_ms, np.float64) * 12.9898) * 43758.5453 % 1.0
-
     return plan_of(
         noise,
         payments=payments,

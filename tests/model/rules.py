@@ -12,7 +12,7 @@ import pytest
 
 from riskflow import evaluate
 from riskflow.errors import NotReady
-from riskflow.registry import CHAMPION
+from riskflow.moves import CHAMPION
 from riskflow.state import log_columns, new_head, row_position
 from stream import blocks, entity, head
 from stream.fetcher import Span

@@ -19,6 +19,8 @@ from riskflow.policy import ACTIONS
 from riskflow.scoring import Scored
 from stream.swap import Live
 
+NO_SCORE = b"null"  # how JSON says NaN
+
 
 class Decided:
     """One value for each event. `messages` holds (key, JSON) of each score; None where there is none."""
@@ -63,56 +65,47 @@ class Opinion:
         )
 
 
-class Said(msgspec.Struct):
-    """One opinion as it stands on the topic; no score: it could not be worked out."""
-
-    alias: str
-    bundle: int
-    score: float | None
-    band: str
-    action: str
-
-
-class ByWhom(msgspec.Struct):
-    bundle: int
-    score: float
-    action: str
-
-
-class Message(msgspec.Struct):
-    """What was decided on an event, and what each of the others said."""
-
-    event_id: str
-    occurred_at: int
-    decided: ByWhom
-    others: list[Said]
-
-
 def opinion_messages(
     events: Columns, decided: Decided, opinions: Sequence[Opinion]
 ) -> Iterator[tuple[bytes, bytes] | None]:
-    """(key, JSON) of each event; None where nobody else spoke, or nothing was decided."""
-    others: list[list[Said]] = [[] for _ in range(len(decided.score))]
+    """(key, JSON) of each event: what was decided, and what each of the others said, in their order.
+
+    None where nobody else spoke, or nothing was decided. Columns become text at once: a Python object for each
+    opinion would take longer than the models.
+    """
+    others: list[list[bytes]] = [[] for _ in range(len(decided.score))]
     for opinion in opinions:
         rows = range(len(others)) if opinion.rows is None else opinion.rows.tolist()
         for row, said in zip(rows, _said(opinion), strict=True):
             others[row].append(said)
     ids: Any = events[ID]
     times: Any = events[TIME]
+    text = b'{"event_id":%b,"occurred_at":%d,"decided":{"bundle":%d,"score":%b,"action":"%b"},"others":[%b]}'
+    actions = [action.encode() for action in ACTIONS]
     encode = msgspec.json.Encoder().encode
-    rows_of = zip(
-        ids.strings(), times.tolist(), decided.bundle.tolist(), decided.score.tolist(), decided.action.tolist(), others,
-        strict=True,
-    )  # fmt: skip
+    columns = ids.strings(), times.tolist(), decided.bundle.tolist(), _numbers(decided.score), decided.action.tolist()
+    rows_of = zip(*columns, others, strict=True)
     for name, at_ms, bundle, score, action, mine in rows_of:
-        if score != score or not mine:
+        if score == NO_SCORE or not mine:
             yield None
         else:
-            yield name.encode(), encode(Message(name, at_ms, ByWhom(bundle, score, ACTIONS[action]), mine))
+            yield name.encode(), text % (encode(name), at_ms, bundle, score, actions[action], b",".join(mine))
 
 
-def _said(opinion: Opinion) -> Iterator[Said]:
-    columns = (opinion.score.tolist(), opinion.band.tolist(), opinion.action.tolist())
-    for score, band, action in zip(*columns, strict=True):
-        known = score if score == score else None
-        yield Said(opinion.alias, opinion.version, known, opinion.band_names[band], ACTIONS[action])
+def _said(opinion: Opinion) -> Iterator[bytes]:
+    """Each opinion as JSON; the score is null where it could not be worked out."""
+    names = {"alias": opinion.alias, "bundle": opinion.version}
+    before = msgspec.json.encode(names)[:-1] + b',"score":'
+    after = [
+        [b"," + msgspec.json.encode({"band": band, "action": action})[1:] for action in ACTIONS]
+        for band in opinion.band_names
+    ]
+    for score, band, action in zip(
+        _numbers(opinion.score), opinion.band.tolist(), opinion.action.tolist(), strict=True
+    ):
+        yield before + score + after[band][action]
+
+
+def _numbers(column: F8) -> list[bytes]:
+    """Each number as JSON."""
+    return msgspec.json.encode(column.tolist())[1:-1].split(b",") if len(column) else []

@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -146,7 +145,7 @@ class Score:
             return
         part = columns if len(events) == len(kinds) else take(columns, events)
         team = Team(self.plan, self.swap, heads, roster)
-        decided, messages = await team.decide(part, partial(self._messages, part))
+        decided, messages = await team.decide(part, self._messages)
         await self._send_scores(heads, part, decided, messages, outbox)
         await self._send_rows(heads, self._full(columns, events, decided, roster), sent, outbox, self.names.rows)
         opinions = await team.opinions(part)

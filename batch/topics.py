@@ -41,8 +41,11 @@ def wanted_topics(plan: Plan, names: Names, partitions: int) -> list[Wanted]:
     inner = [
         Wanted(names.by(e), partitions, BROKER_TIME | LARGE | {"retention.ms": str(7 * DAY_MS)}) for e in plan.entities
     ]
+    month = {"retention.ms": str(30 * DAY_MS)}
     out = [
-        Wanted(names.scores, partitions, BROKER_TIME | {"retention.ms": str(30 * DAY_MS)}),
+        Wanted(names.scores, partitions, BROKER_TIME | month),
+        Wanted(names.shadow, partitions, BROKER_TIME | month),
+        Wanted(names.external, partitions, BROKER_TIME | month),
         Wanted(names.rows, partitions, BROKER_TIME | LARGE | forever),
         Wanted(names.rejected, 1, BROKER_TIME | LARGE | forever),
         Wanted(names.alerts, 1, BROKER_TIME | {"retention.ms": str(30 * DAY_MS)}),

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 Why = Annotated[str, typer.Option(help="the reason, for the history")]
 Days = Annotated[int | None, typer.Option("--train-days", min=2, help="learn from so many days instead of the span")]
-Alias = Annotated[str, typer.Option(help="champion; as challenger or shadow it is kept and scores nothing")]
+Alias = Annotated[str, typer.Option(help="champion; a challenger or shadow scores everything and decides nothing")]
 Layer = Annotated[str | None, typer.Option(help="train this layer alone, beside the champion's others (with --local)")]
 Local = Annotated[bool, typer.Option("--local", help="run the same steps here, without Airflow")]
 

@@ -5,6 +5,8 @@ Topics of a use case (prefix + use case + one word):
     events, labels, ...   one for each feed; the producer's truth, kept as long as the team wants to replay
     g3.by.<entity>        internal blocks of one generation; kept long enough to repeat what Redis may lose
     scores                one decision for each event, key = event id; kept as long as readers need
+    shadow                what challengers and shadows say of each event, beside what was decided; as long as scores
+    external              another system's scores of the same events, JSON; archived by batch, kept as long as scores
     rows                  full rows as blocks; archived by batch, then free to go
     g4.held               the same of a generation that ran beside another and was held back; archived by batch
     rejected              what could not be taken, with the reason; kept until somebody has looked
@@ -67,6 +69,16 @@ class Names:
     @property
     def scores(self) -> str:
         return f"{self.prefix}{self.usecase}.scores"
+
+    @property
+    def shadow(self) -> str:
+        """What bundles say that decide nothing, one message an event."""
+        return f"{self.prefix}{self.usecase}.shadow"
+
+    @property
+    def external(self) -> str:
+        """What another system says, by whoever runs it."""
+        return f"{self.prefix}{self.usecase}.external"
 
     @property
     def rows(self) -> str:

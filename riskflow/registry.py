@@ -1,9 +1,8 @@
 """The registry in Redis: bundles by version, aliases that point at them, and the history of every move.
 
-A bundle's version is the next one there; it never changes and never comes back. An alias (`champion`, `challenger`,
-`shadow`, `canary`) is changed by a *move*, which is numbered and signed: its signature covers use case, alias, version,
-content hash and number. A reader takes a move only when the signature is valid and the number is above the last one it
-took, so whoever can write to Redis can neither point an alias at an old bundle nor repeat an old move.
+A bundle's version is the next one there; it never changes and never comes back. An alias is changed by a signed and
+numbered move (riskflow/moves.py). This is the side of those who publish, and of people who look; what workers read
+stands in riskflow/registry_reader.py.
 
 All keys carry the use case's hash tag and never expire. Writing watches what it has read (WATCH, MULTI), so two
 publishers at once get two versions and two numbers.
@@ -11,87 +10,48 @@ publishers at once get two versions and two numbers.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from riskflow.bundle import Bundle, sign, verify, verify_signature, version_of
+from riskflow.bundle import Bundle, sign, verify_signature
 from riskflow.connect import ERRORS
 from riskflow.errors import BundleRefused, NotReady, RiskflowError
-from riskflow.keys import PublicKeys, is_signed, key_id, load_public_keys, public_keys_of
+from riskflow.keys import PublicKeys, public_keys_of
+from riskflow.moves import (
+    CHAMPION,
+    MOST_BESIDE,
+    RETIRED,
+    Move,
+    Standing,
+    check_alias,
+    check_move,
+    is_beside,
+    live_at,
+    previous_version,
+    standing,
+    tag,
+)
 from riskflow.names import Names
 
-if TYPE_CHECKING:
-    from riskflow.plan import Plan
-
 T = TypeVar("T")
-CHAMPION = "champion"
-# RuntimeError is uvloop's, for a connection that was reset a moment ago.
-AWAY = (OSError, RuntimeError, *ERRORS)
-ALIASES = (CHAMPION, "challenger", "shadow", "canary")
-_SIGNED = b"riskflow move 1\n"
-
-
-@dataclass(frozen=True)
-class Move:
-    """One change of an alias. `number` counts the moves of a use case from 1; `previous` is where the alias stood."""
-
-    usecase: str  # with the topic prefix: two installations on one Redis do not take each other's moves
-    alias: str
-    version: int
-    bundle_hash: str
-    number: int
-    at_ms: int
-    who: str
-    why: str
-    previous: int | None = None
-    share: float | None = None  # of events, for `canary`
-    key: str = ""
-    signature: str = ""
-
-    def message(self) -> bytes:
-        """What the signature is over."""
-        content = {k: v for k, v in asdict(self).items() if k != "signature"}
-        return _SIGNED + json.dumps(content, sort_keys=True, separators=(",", ":")).encode()
-
-    def signed(self, private_key: Ed25519PrivateKey) -> Move:
-        named = replace(self, key=key_id(private_key.public_key()))
-        return replace(named, signature=private_key.sign(named.message()).hex())
-
-    def to_json(self) -> str:
-        return json.dumps(asdict(self), separators=(",", ":"))
-
-    @classmethod
-    def from_json(cls, text: str | bytes) -> Move:
-        try:
-            return cls(**json.loads(text))
-        except (ValueError, TypeError):
-            raise BundleRefused(f"the registry holds a move that cannot be read: {text[:80]!r}") from None
 
 
 class Overtaken(RiskflowError):
     """Somebody published a newer version while this one was on its way; the alias was left alone."""
 
 
-def check_move(move: Move, public_keys: PublicKeys, names: Names, alias: str, last_number: int = 0) -> None:
-    """BundleRefused unless this is a signed move of this alias of this use case, above the last number taken."""
-    who = f"move {move.number} of {alias!r} to version {move.version}"
-    if move.usecase != _tag(names) or move.alias != alias:
-        raise BundleRefused(f"{who} was made for {move.alias!r} of {move.usecase!r}: the entry was copied here")
-    key = public_keys.get(move.key)
-    if key is None:
-        raise BundleRefused(f"{who} is signed with the foreign key {move.key!r}; known: {sorted(public_keys)}")
-    if not is_signed(key, _unhex(move.signature), move.message()):
-        raise BundleRefused(f"{who} has an invalid signature: it is not what {move.who!r} signed")
-    if move.number <= last_number:
-        raise BundleRefused(f"{who} is not above move {last_number}, which was taken already: an old entry came back")
+class Change(NamedTuple):
+    """Where an alias shall point."""
+
+    alias: str
+    version: int
+    bundle_hash: str = ""
+    share: float | None = None
 
 
 class Registry:
@@ -108,7 +68,13 @@ class Registry:
         return {int(v): json.loads(about) for v, about in sorted(found.items(), key=lambda item: int(item[0]))}
 
     def aliases(self) -> dict[str, Move]:
-        return _aliases(self.client.hgetall(self.names.aliases))
+        """The moves of aliases that point at a bundle; their signatures have not been checked."""
+        found = _readable(self.client.hgetall(self.names.aliases))
+        return {alias: move for alias, move in found.items() if move.version != RETIRED}
+
+    def roster(self, public_keys: PublicKeys) -> Standing:
+        """Where every alias stands, each signature checked; `refused` says which entries were not taken, and why."""
+        return standing(_words(self.client.hgetall(self.names.aliases)), public_keys, self.names)
 
     def champion(self) -> Move | None:
         return self.aliases().get(CHAMPION)
@@ -117,6 +83,10 @@ class Registry:
         """All moves, oldest first."""
         moves = [Move.from_json(entry) for entry in self.client.lrange(self.names.history, 0, -1)]
         return [m for m in moves if alias in (None, m.alias)]
+
+    def live_at(self, at_ms: int) -> dict[str, Move]:
+        """Where each alias pointed at that moment, in ms since 1970: who was live, and by whose word."""
+        return live_at(self.history(), at_ms)
 
     def raw(self, version: int) -> bytes:
         """A bundle's bytes; they have not been verified."""
@@ -134,6 +104,8 @@ class Registry:
 
         Raises Overtaken when a newer version took the alias in between.
         """
+        if alias is not None:
+            check_alias(alias)
         stored = self.add(bundle, private_key, who=who)
         if alias is not None:
             self._move(alias, stored, private_key, who, why, forward=True)
@@ -164,11 +136,30 @@ class Registry:
         public_keys: PublicKeys | None = None,
         share: float | None = None,
     ) -> Move:
-        """Points an alias at a stored version. The bundle's signature is checked with public_keys (default: own)."""
+        """Points an alias at a stored version. The bundle's signature is checked with public_keys (default: own).
+
+        What stood at the version that becomes champion is taken off in the same transaction: the canary has arrived,
+        and a shadow would be compared with itself.
+        """
         bundle = verify_signature(self.raw(version), public_keys or public_keys_of(private_key))
         if bundle.version != version or bundle.usecase != self.names.usecase:
             raise BundleRefused(f"under version {version} stands bundle {bundle.version} of {bundle.usecase!r}")
         return self._move(alias, bundle, private_key, who, why, share=share)
+
+    def retire(self, alias: str, *, who: str, why: str, private_key: Ed25519PrivateKey) -> Move:
+        """Takes an alias off. RiskflowError for the champion, NotReady for an alias that points at nothing."""
+        if alias == CHAMPION:
+            raise RiskflowError(
+                f"the {CHAMPION} cannot be taken off: somebody has to decide. Point it elsewhere: riskflow models "
+                "promote VERSION, or riskflow models rollback"
+            )
+
+        def changes(found: Mapping[str, Move]) -> list[Change]:
+            if alias not in found or found[alias].version == RETIRED:
+                raise NotReady(f"{alias!r} points at nothing. See: riskflow models list")
+            return [Change(alias, RETIRED)]
+
+        return self._changed(changes, private_key, who, why)
 
     def rollback(
         self,
@@ -179,13 +170,18 @@ class Registry:
         public_keys: PublicKeys | None = None,
         alias: str = CHAMPION,
     ) -> Move:
-        """Points the alias at what it pointed at before; once more, at the one before that."""
+        """Points the champion at what it pointed at before; once more, at the one before that."""
         keys = public_keys or public_keys_of(private_key)
         version = self.previous(alias, keys)
         return self.move(alias, version, who=who, why=why, private_key=private_key, public_keys=keys)
 
     def previous(self, alias: str, public_keys: PublicKeys) -> int:
         """Where `rollback` would move the alias, by the history's signed moves; BundleRefused when one is not."""
+        if alias != CHAMPION:
+            raise RiskflowError(
+                f"only the {CHAMPION} is rolled back. Take {alias!r} off: riskflow models retire {alias}; or point it "
+                "elsewhere: riskflow models promote"
+            )
         moves, last = self.history(alias), 0
         for move in moves:
             check_move(move, public_keys, self.names, alias, last)
@@ -203,24 +199,40 @@ class Registry:
         share: float | None = None,
         forward: bool = False,
     ) -> Move:
-        _check_alias(alias, share)
+        check_alias(alias, share)
+
+        def changes(found: Mapping[str, Move]) -> list[Change]:
+            if forward and alias in found and found[alias].version > bundle.version:
+                raise Overtaken(
+                    f"version {bundle.version} is stored, but {found[alias].version} became {alias} meanwhile. Judge "
+                    f"it against that one; to take it all the same: riskflow models promote {bundle.version}"
+                )
+            _check_room(found, alias)
+            arrived = [a for a, m in found.items() if alias == CHAMPION != a and m.version == bundle.version]
+            wanted = Change(alias, bundle.version, bundle.content_hash, share)
+            return [wanted, *(Change(a, RETIRED) for a in arrived)]
+
+        return self._changed(changes, private_key, who, why)
+
+    def _changed(
+        self, changes: Callable[[Mapping[str, Move]], list[Change]], private_key: Ed25519PrivateKey, who: str, why: str
+    ) -> Move:
+        """One transaction of several moves, worked out of where the aliases stand; returns the first of them."""
 
         def change(pipe: Any) -> Move:
-            now = _aliases(pipe.hgetall(self.names.aliases)).get(alias)
-            if forward and now is not None and now.version > bundle.version:
-                raise Overtaken(
-                    f"version {bundle.version} is stored, but {now.version} became {alias} meanwhile. Judge it against "
-                    f"that one; to take it all the same: riskflow models promote {bundle.version}"
-                )
-            number = _last_number(pipe, self.names) + 1
-            move = Move(
-                _tag(self.names), alias, bundle.version, bundle.content_hash, number, _now_ms(), who, why,
-                now.version if now else None, share,
-            ).signed(private_key)  # fmt: skip
+            found = _readable(pipe.hgetall(self.names.aliases))
+            first, at_ms = _last_number(pipe, found, self.names) + 1, _now_ms()
+            moves = [
+                Move(
+                    tag(self.names), c.alias, c.version, c.bundle_hash, number, at_ms, who, why,
+                    (found[c.alias].version or None) if c.alias in found else None, c.share,
+                ).signed(private_key)
+                for number, c in enumerate(changes(found), first)
+            ]  # fmt: skip
             pipe.multi()
-            pipe.hset(self.names.aliases, alias, move.to_json())
-            pipe.rpush(self.names.history, move.to_json())
-            return move
+            pipe.hset(self.names.aliases, mapping={move.alias: move.to_json() for move in moves})
+            pipe.rpush(self.names.history, *(move.to_json() for move in moves))
+            return moves[0]
 
         move = self._transaction(change, self.names.aliases, self.names.history)
         with suppress(*ERRORS):  # workers look by themselves, too
@@ -233,91 +245,6 @@ class Registry:
         return result
 
 
-class AsyncRegistry:
-    """What a worker needs. `client` is an asyncio Redis client that answers in bytes; keys: the folder with *.pub."""
-
-    def __init__(self, client: Any, names: Names, keys: Path) -> None:
-        self.client, self.names, self._keys = client, names, keys
-        self._taken: dict[str, Move] = {}
-
-    async def champion(self) -> Move | None:
-        """Where the champion stands, checked; None before the first one."""
-        return await self.alias(CHAMPION)
-
-    async def alias(self, alias: str) -> Move | None:
-        """Where an alias stands; BundleRefused for a move that is not signed, or not above the last one taken."""
-        entry = await self.client.hget(self.names.aliases, alias)
-        if entry is None:
-            return None
-        move, last = Move.from_json(entry), self._taken.get(alias)
-        if move != last:
-            check_move(move, load_public_keys(self._keys), self.names, alias, last.number if last else 0)
-            self._taken[alias] = move
-        return move
-
-    async def bundle(self, version: int) -> bytes:
-        """A bundle's bytes as they stand in Redis; `verify` comes next."""
-        raw: bytes | None = await self.client.get(self.names.bundle(version))
-        if raw is None:
-            raise BundleRefused(f"{self.names.usecase} has no bundle {version} in Redis. See: riskflow models list")
-        if version_of(raw) != version:
-            raise BundleRefused(f"under version {version} stands bundle {version_of(raw)}: it was replaced")
-        return raw
-
-    def verify(self, raw: bytes, plan: Plan) -> Bundle:
-        """The bundle, if it may be loaded for this plan and is what the moves taken so far name; else BundleRefused."""
-        bundle = verify(raw, load_public_keys(self._keys), plan=plan)
-        for move in self._taken.values():
-            if move.version == bundle.version and move.bundle_hash != bundle.content_hash:
-                raise BundleRefused(f"version {move.version} is not the bundle of move {move.number}: it was replaced")
-        return bundle
-
-    def notices(self) -> Notices:
-        """Tells when an alias has moved."""
-        return Notices(self.client, self.names.notice)
-
-
-class Notices:
-    """Waits for a notice of a move. While Redis is away it waits its time out, so looking goes on."""
-
-    def __init__(self, client: Any, channel: str) -> None:
-        self._client, self._channel = client, channel
-        self._pubsub: Any = None
-
-    async def wait(self, timeout_s: float) -> None:
-        """Returns at the next notice, or after the time."""
-        try:
-            if self._pubsub is None:
-                await self._subscribe()
-            else:
-                await self._pubsub.get_message(ignore_subscribe_messages=True, timeout=timeout_s)
-        except AWAY:
-            await self.close()
-            await asyncio.sleep(timeout_s)
-
-    async def close(self) -> None:
-        pubsub, self._pubsub = self._pubsub, None
-        if pubsub is not None:
-            with suppress(*AWAY):
-                await pubsub.aclose()
-
-    async def _subscribe(self) -> None:
-        """Returns at once, so that the caller looks again: a move may have come just before."""
-        self._pubsub = self._client.pubsub()
-        await self._pubsub.subscribe(self._channel)
-
-
-def previous_version(moves: list[Move], alias: str) -> int:
-    """Where an alias stood before: moving back to a version forgets what came after it."""
-    stood: list[int] = []
-    for move in moves:
-        stood = stood[: stood.index(move.version)] if move.version in stood else stood
-        stood = [*stood, move.version]
-    if len(stood) < 2:
-        raise NotReady(f"{alias} never pointed at an earlier version. See: riskflow models history")
-    return stood[-2]
-
-
 def _about(bundle: Bundle, size: int, who: str) -> dict[str, Any]:
     """What `models list` shows of a version without loading it."""
     figures = {k: v for k, v in bundle.metrics.items() if isinstance(v, int | float)}
@@ -327,32 +254,32 @@ def _about(bundle: Bundle, size: int, who: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _aliases(found: Mapping[Any, Any]) -> dict[str, Move]:
-    return {(a.decode() if isinstance(a, bytes) else a): Move.from_json(move) for a, move in sorted(found.items())}
+def _words(found: Mapping[Any, Any]) -> dict[str, Any]:
+    return {(a.decode() if isinstance(a, bytes) else a): entry for a, entry in sorted(found.items())}
 
 
-def _last_number(client: Any, names: Names) -> int:
+def _readable(found: Mapping[Any, Any]) -> dict[str, Move]:
+    """The entries that are moves: garbage under one alias must not keep people from moving the others."""
+    out = {}
+    for alias, entry in _words(found).items():
+        with suppress(BundleRefused):
+            out[alias] = Move.from_json(entry)
+    return out
+
+
+def _last_number(client: Any, found: Mapping[str, Move], names: Names) -> int:
     """The number of the newest move: of the history, and of the aliases should the history have lost its end."""
     newest = [Move.from_json(entry).number for entry in client.lrange(names.history, -1, -1)]
-    return max([*newest, *(m.number for m in _aliases(client.hgetall(names.aliases)).values())], default=0)
+    return max([*newest, *(m.number for m in found.values())], default=0)
 
 
-def _check_alias(alias: str, share: float | None) -> None:
-    if alias not in ALIASES:
-        raise RiskflowError(f"alias {alias!r} is not known. Use one of: {', '.join(ALIASES)}")
-    if (alias == "canary") != (share is not None) or (share is not None and not 0 < share < 1):
-        raise RiskflowError(f"alias {alias!r} with share {share}: a canary takes a share between 0 and 1, others none")
-
-
-def _tag(names: Names) -> str:
-    return f"{names.prefix}{names.usecase}"
-
-
-def _unhex(text: str) -> bytes:
-    try:
-        return bytes.fromhex(text)
-    except ValueError:
-        return b""
+def _check_room(found: Mapping[str, Move], alias: str) -> None:
+    there = [a for a, m in found.items() if is_beside(a) and m.version != RETIRED and a != alias]
+    if is_beside(alias) and len(there) >= MOST_BESIDE:
+        raise RiskflowError(
+            f"{len(there)} challengers and shadows score every event already, and {MOST_BESIDE} is the most. Take one "
+            f"off first: riskflow models retire {there[0]}"
+        )
 
 
 def _now_ms() -> int:

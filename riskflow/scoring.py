@@ -6,7 +6,8 @@ from float64, and a block of one is padded to two rows, because onnxruntime give
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,11 +52,31 @@ class Scored:
         return found
 
 
-class Layer:
-    """One ONNX model, run by onnxruntime on one thread."""
+class Shared:
+    """What several bundles make of the same rows, made once: codes of texts, matrices, outputs of equal layers."""
 
-    def __init__(self, name: str, inputs: Sequence[str], onnx_bytes: bytes) -> None:
+    def __init__(self) -> None:
+        self._made: dict[str, Any] = {}
+
+    def once(self, key: str, make: Callable[[], Any]) -> Any:
+        """What was made under this key before; else makes it. Nobody may change it."""
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
+
+
+class Layer:
+    """One ONNX model, run by onnxruntime on one thread.
+
+    sources: for each input what it is made of, as far as bundles may differ in it; the input itself by default.
+    """
+
+    def __init__(
+        self, name: str, inputs: Sequence[str], onnx_bytes: bytes, sources: Sequence[str] | None = None
+    ) -> None:
         self.name, self.inputs = name, tuple(inputs)
+        self.matrix_key = _key("matrix", *(self.inputs if sources is None else sources))
+        self.key = _key("layer", self.matrix_key, onnx_bytes)  # layers with the same one have equal outputs
         self._session = session_of(onnx_bytes, f"model {name!r}")
         self._input = self._session.get_inputs()[0].name
         self._output = self._session.get_outputs()[-1].name
@@ -63,7 +84,19 @@ class Layer:
 
     def run(self, values: Mapping[str, Any], rows: int) -> F8:
         """The probability of fraud of each row."""
-        matrix = model_matrix(self.inputs, values, rows)
+        return self._run(model_matrix(self.inputs, values, rows), rows)
+
+    def run_shared(self, values: Mapping[str, Any], rows: int, shared: Shared) -> F8:
+        """The same, with what other bundles have made of these rows."""
+
+        def run() -> F8:
+            matrix = shared.once(self.matrix_key, lambda: model_matrix(self.inputs, values, rows))
+            return self._run(matrix, rows)
+
+        output: F8 = shared.once(self.key, run)
+        return output
+
+    def _run(self, matrix: F4, rows: int) -> F8:
         probabilities: F4 = self._session.run([self._output], {self._input: matrix})[0]
         return probabilities[:rows, 1].astype(np.float64)
 
@@ -83,21 +116,26 @@ class Scorer:
 
     def __init__(self, plan: Plan, bundle: Bundle) -> None:
         self.plan, self.bundle = plan, bundle
-        self.layers = [Layer(m["name"], m["inputs"], bundle.files[m["file"]]) for m in bundle.models]
+        self.layers = _layers(bundle)
         self.decider = Decider(bundle.policy, plan)
         self.calibration = Calibration.of(bundle.calibration)
         self._codes = {name: TextCodes(values) for name, values in bundle.dictionaries.items()}
+        self._codings = {name: _coding(name, values) for name, values in bundle.dictionaries.items()}
         names = {layer.name for layer in self.layers}
         self.inputs = tuple(dict.fromkeys(i for layer in self.layers for i in layer.inputs if i not in names))
         rules = [c.names for c in self.decider.conditions]
         self.columns = tuple(dict.fromkeys([*self.inputs, *(n for r in rules for n in r if n != SCORE)]))
         self._explainer = Explainer(plan, bundle, self.layers, self.decider)
 
-    def score(self, columns: Columns) -> Scored:
-        """Scores these rows; columns holds at least `self.columns`, one value for each row."""
+    def score(self, columns: Columns, shared: Shared | None = None) -> Scored:
+        """Scores these rows; columns holds at least `self.columns`, one value for each row.
+
+        shared: of all bundles that score the very same columns.
+        """
         rows = n_rows(columns)
-        values = self.values(columns)
-        outputs = self._outputs(values, rows)
+        shared = Shared() if shared is None else shared
+        values = self.values(columns, shared)
+        outputs = self._outputs(values, rows, shared)
         score = self.calibration(outputs[self.layers[-1].name]) if self.layers else np.zeros(rows)
         decided = self.decider.decide(score, columns)
 
@@ -110,12 +148,17 @@ class Scorer:
             outputs, score, decided.band, decided.action, decided.hits, self.decider.bands, explain
         )  # fmt: skip
 
-    def values(self, columns: Mapping[str, Column]) -> dict[str, Any]:
+    def values(self, columns: Mapping[str, Column], shared: Shared | None = None) -> dict[str, Any]:
         """The models' inputs as numbers: texts by their code."""
+        shared = Shared() if shared is None else shared
         missing = [name for name in self.columns if name not in columns]
         if missing:
             raise KeyError(f"columns to score lack {missing[0]!r} (bundle {self.bundle.version})")
-        return {n: self._codes[n](columns[n]) if n in self._codes else columns[n] for n in self.inputs}
+        return {n: self._coded(n, columns[n], shared) if n in self._codes else columns[n] for n in self.inputs}
+
+    def _coded(self, name: str, column: Column, shared: Shared) -> NDArray[np.int32]:
+        codes: NDArray[np.int32] = shared.once(self._codings[name], lambda: self._codes[name](column))
+        return codes
 
     def golden(self, columns: Columns) -> Columns:
         """Everything about these rows that must be the same bytes on every machine."""
@@ -127,11 +170,35 @@ class Scorer:
         rest: Columns = {"score": scored.score, "action": scored.action, "band": scored.band}
         return {**models, **rest, "reasons": Text.of_strings(reasons)}
 
-    def _outputs(self, values: dict[str, Any], rows: int) -> Outputs:
+    def _outputs(self, values: dict[str, Any], rows: int, shared: Shared) -> Outputs:
         outputs: Outputs = {}
         for layer in self.layers:
-            outputs[layer.name] = layer.run({**values, **outputs}, rows) if rows else np.zeros(0)
+            outputs[layer.name] = layer.run_shared({**values, **outputs}, rows, shared) if rows else np.zeros(0)
         return outputs
+
+
+def _layers(bundle: Bundle) -> list[Layer]:
+    """Lowest first. An input is made of a column, of a column by a dictionary, or of a lower layer."""
+    made = {name: _coding(name, values) for name, values in bundle.dictionaries.items()}
+    layers = []
+    for model in bundle.models:
+        sources = [made.get(name, name) for name in model["inputs"]]
+        layers.append(Layer(model["name"], model["inputs"], bundle.files[model["file"]], sources))
+        made[model["name"]] = layers[-1].key
+    return layers
+
+
+def _coding(name: str, dictionary: Sequence[str]) -> str:
+    return _key("codes", name, *dictionary)
+
+
+def _key(*parts: str | bytes) -> str:
+    """One word for all of these."""
+    digest = hashlib.sha256()
+    for part in parts:
+        content = part.encode() if isinstance(part, str) else part
+        digest.update(b"%d:" % len(content) + content)
+    return digest.hexdigest()
 
 
 def model_matrix(inputs: Sequence[str], values: Mapping[str, Any], rows: int) -> F4:

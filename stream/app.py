@@ -24,7 +24,7 @@ from riskflow.errors import Leave, NotReady, RiskflowError
 from riskflow.hashkey import read_hash_key
 from riskflow.names import Names
 from riskflow.plan import Plan
-from riskflow.registry import AsyncRegistry
+from riskflow.registry_reader import AsyncRegistry
 from riskflow.settings import Settings, settings
 from riskflow.usecase import load_usecase
 from riskflow.warmup import warm_up
@@ -33,7 +33,7 @@ from stream.entity import EntityStage, Forward
 from stream.intake import Intake
 from stream.lanes import Lanes
 from stream.process import configure_logs, end_process, end_soon, share_the_lock, spare_the_collector
-from stream.score import Score
+from stream.score import Partitions, Score
 from stream.swap import Swap
 from stream.transport import Transport
 
@@ -61,7 +61,7 @@ class Worker:
         """Every topic this worker reads or writes."""
         entities = [self.names.by(e) for e in self.plan.entities]
         feeds = [self.names.feed(f.name) for f in self.plan.usecase.feeds]
-        return [*feeds, *entities, self.names.scores, self.names.rows, self.names.rejected]
+        return [*feeds, *entities, self.names.scores, self.names.shadow, self.names.rows, self.names.rejected]
 
     async def describe(self) -> dict[str, TopicInfo]:
         return await describe(self.topic_ids, self.topics(), f"riskflow topics {self.plan.name}")
@@ -127,11 +127,8 @@ class Worker:
         spare_the_collector()
 
     def _score(self, topics: dict[str, TopicInfo]) -> Score:
-        return Score(
-            self.plan, self.names, self.swap, self.worker,
-            scores_partitions=topics[self.names.scores].partitions,
-            rows_partitions=topics[self.names.rows].partitions,
-        )  # fmt: skip
+        found = [topics[topic].partitions for topic in (self.names.scores, self.names.shadow, self.names.rows)]
+        return Score(self.plan, self.names, self.swap, self.worker, Partitions(*found))
 
 
 class App(faust.App):

@@ -13,7 +13,9 @@ BATCH_S = Histogram(
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10),
 )  # fmt: skip
 POSITION = Gauge("risk_stage_position", "Next offset to apply", ["use_case", "stage", "partition"])
-MODEL_INFO = Gauge("risk_model_info", "1 for the bundle that is live", ["use_case", "version"])
+MODEL_INFO = Gauge("risk_model_info", "1 for a bundle that scores", ["use_case", "version", "alias"])
 MODEL_LOADED = Gauge("risk_model_loaded_timestamp_seconds", "When the live bundle was loaded", ["use_case"])
 SWAP_REFUSED = Counter("risk_bundle_refused", "Bundles that were not taken", ["use_case"])
+LEFT_OUT = Counter("risk_bundle_left_out", "Bundles beside the champion that could not be used", ["use_case", "alias"])
+OPINIONS = Counter("risk_opinions", "Events that a bundle scored without deciding them", ["use_case", "alias"])
 READY = Gauge("risk_worker_ready", "1 when this worker can score", ["use_case"])

@@ -1,39 +1,40 @@
 """The last entity's stage: models, policy, one score for each event, full rows to the training log.
 
-The bundle that outputs are made with is pinned in the head ("from position X on, roster R") by a commit of its own
-before the first output leaves, and never changes where outputs of the old one may have left already.
+The roster of bundles that outputs are made with is pinned in the head ("from position X on, roster R") by a commit of
+its own before the first output leaves, and never changes where outputs of the old one may have left already.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 import msgspec
 import numpy as np
-import structlog
 
 from riskflow.columns import Columns, n_rows, take
-from riskflow.errors import BundleRefused
 from riskflow.evaluate import DEGRADED, ID, KIND, TIME
 from riskflow.names import Names
 from riskflow.plan import Plan
 from riskflow.policy import ACTIONS
-from riskflow.registry import CHAMPION
 from riskflow.scoring import Scored
 from riskflow.state import HELD, INTAKE_LOG, INTAKE_PARTITION, ROW_BITS, log_columns, source_name
 from stream import blocks, head, metrics
 from stream.batch import Batch, Sent
+from stream.decided import Decided, opinion_messages
 from stream.entity import reject_row
 from stream.faults import reached, scores_sent
 from stream.head import Head
 from stream.outbox import Headers, Outbox
+from stream.roster import Roster
 from stream.swap import Live, Swap
+from stream.team import Team
 
 ROWS_SOURCE, HELD_SOURCE = "rows", "held"
-log = structlog.get_logger(__name__)
+Messages = list[tuple[bytes, bytes] | None]
 
 
 class Message(msgspec.Struct):
@@ -50,66 +51,80 @@ class Message(msgspec.Struct):
     positions: msgspec.Raw
 
 
+@dataclass(frozen=True)
+class Partitions:
+    """How many there are of each topic that scores go to."""
+
+    scores: int
+    shadow: int
+    rows: int
+
+
 class Score:
     """Scores what the last entity has observed. Labels and other feeds end here, in `rows`, without a score."""
 
     topic = ""
 
-    def __init__(
-        self, plan: Plan, names: Names, swap: Swap, worker: str, *, scores_partitions: int, rows_partitions: int
-    ) -> None:
+    def __init__(self, plan: Plan, names: Names, swap: Swap, worker: str, partitions: Partitions) -> None:
         self.plan, self.names, self.swap, self.worker = plan, names, swap, worker
-        self._scores_partitions, self._rows_partitions = scores_partitions, rows_partitions
+        self._partitions = partitions
         self._stage = plan.stages[-1].entity.field
         self._by, self._part = log_columns(self._stage)
         self._logs = [log_columns(s.entity.field) for s in plan.stages]
 
     async def ready(self, work: Sequence[Batch]) -> None:
-        """Waits for a bundle; pins a new one in the heads where that is safe."""
-        if not self.swap.found and await self._all_pinned(work):
-            return  # the champion cannot be used, and none was before: what the heads say is
-        newest = await self.swap.newest()
-        pins = [b.head for b in work if await self._may_pin(b.head, newest)]
-        if not pins:
+        """Waits for a bundle; pins a new roster in the heads where that is safe."""
+        newest = await self._newest(work)
+        wanted = [(b.head, roster) for b in work if (roster := await self._wanted(b.head, newest)) is not None]
+        if not wanted:
             return
         reached("before_swap")
-        rosters = [{CHAMPION: newest.pin, "from": h.position} for h in pins]
-        await head.commit([head.Commit(h, h.position, roster=r) for h, r in zip(pins, rosters, strict=True)])
+        await head.commit([head.Commit(h, h.position, roster=r.stored(h.position)) for h, r in wanted])
         reached("during_swap")
 
-    async def _may_pin(self, of: Head, newest: Live) -> bool:
-        pinned = of.roster.get(CHAMPION)
+    async def _newest(self, work: Sequence[Batch]) -> Roster | None:
+        """What the registry says; None where its champion cannot be used, and what the heads say is."""
+        if not self.swap.found and await self._all_usable(work):
+            return None
+        return await self.swap.newest()
+
+    async def _all_usable(self, work: Sequence[Batch]) -> bool:
+        pinned = [Roster.read(b.head.roster) for b in work]
+        return all([roster is not None and await self.swap.usable(roster) is not None for roster in pinned])
+
+    async def _wanted(self, of: Head, newest: Roster | None) -> Roster | None:
+        """The roster to pin now; None where the pinned one stays.
+
+        Before the fence outputs of the pinned one may have left: only what cannot be used any more goes from it.
+        """
+        pinned = Roster.read(of.roster)
         if pinned is None:
-            return True
-        return newest.number > pinned["number"] and (of.position >= of.fence or not await self._usable(pinned))
-
-    async def _all_pinned(self, work: Sequence[Batch]) -> bool:
-        pins = [b.head.roster.get(CHAMPION) for b in work]
-        return all([pin is not None and await self._usable(pin) for pin in pins])
-
-    async def _usable(self, pin: Any) -> bool:
-        """Whether the pinned bundle can still be loaded; if not, a newer champion takes over before the fence."""
-        try:
-            await self.swap.pinned(pin)
-        except BundleRefused as error:
-            log.error("the pinned bundle cannot be used, a newer one takes over", why=str(error))
-            return False
-        return True
+            return newest
+        new = newest is not None and newest.replaces(pinned)
+        if new and of.position >= of.fence:
+            return newest
+        usable = await self.swap.usable(pinned)
+        if usable is None:
+            return newest if new else None
+        return usable if usable.members != pinned.members else None
 
     async def send(self, work: Sequence[Batch], columns: Columns, sent: Sent, outbox: Outbox) -> None:
-        """Scores and rows; partitions that pin the same bundle are scored together."""
+        """Scores and rows; partitions that pin the same bundles are scored together."""
         columns = await self._send_held([b.head for b in work], columns, sent, outbox)
         if not n_rows(columns):
             return
-        by_bundle: dict[str, list[Head]] = {}
+        together: dict[Any, list[Head]] = {}
+        rosters: dict[Any, Roster] = {}
         for batch in work:
-            by_bundle.setdefault(batch.head.roster[CHAMPION]["hash"], []).append(batch.head)
+            roster = _pinned(batch.head)
+            rosters[roster.members] = roster
+            together.setdefault(roster.members, []).append(batch.head)
         part: Any = columns[self._part]
-        for heads in by_bundle.values():
-            live = await self.swap.pinned(heads[0].roster[CHAMPION])
-            rows = np.flatnonzero(np.isin(part, [h.partition for h in heads])) if len(by_bundle) > 1 else None
+        for members, heads in together.items():
+            rows = np.flatnonzero(np.isin(part, [h.partition for h in heads])) if len(together) > 1 else None
             if rows is None or len(rows):
-                await self._send(heads, columns if rows is None else take(columns, rows), live, sent, outbox)
+                mine = columns if rows is None else take(columns, rows)
+                await self._send(heads, mine, rosters[members], sent, outbox)
 
     async def _send_held(self, heads: list[Head], columns: Columns, sent: Sent, outbox: Outbox) -> Columns:
         """Rows that another generation scores are kept, and that is all. Returns the others."""
@@ -121,16 +136,22 @@ class Score:
             await self._send_rows(heads, take(columns, rows), sent, outbox, self.names.held)
         return take(columns, np.flatnonzero(held == 0))
 
-    async def _send(self, heads: list[Head], columns: Columns, live: Live, sent: Sent, outbox: Outbox) -> None:
+    async def _send(self, heads: list[Head], columns: Columns, roster: Roster, sent: Sent, outbox: Outbox) -> None:
+        """Decisions leave first; what others say of the same events comes when nothing waits for it any more."""
         kinds: Any = columns[KIND]
         events = np.flatnonzero(kinds == 0)
-        scored: Scored | None = None
-        if len(events):
-            part = columns if len(events) == len(kinds) else take(columns, events)
-            scored = live.scorer.score(part)
-            await self._send_scores(heads, part, scored, live, outbox)
-        full = {**columns, **self._outputs(n_rows(columns), events, scored, live)}
-        await self._send_rows(heads, full, sent, outbox, self.names.rows)
+        if not len(events):
+            await self._send_rows(heads, self._full(columns, events, None, roster), sent, outbox, self.names.rows)
+            return
+        part = columns if len(events) == len(kinds) else take(columns, events)
+        team = Team(self.plan, self.swap, heads, roster)
+        decided, messages = await team.decide(part, self._messages)
+        await self._send_scores(heads, part, decided, messages, outbox)
+        await self._send_rows(heads, self._full(columns, events, decided, roster), sent, outbox, self.names.rows)
+        opinions = await team.opinions(part)
+        if opinions:
+            said = list(opinion_messages(part, decided, opinions))
+            await self._send_messages(heads, part, said, self.names.shadow, self._partitions.shadow, outbox)
 
     def _by_head(self, heads: list[Head], columns: Columns) -> Iterator[tuple[Head, Any]]:
         """Each head with its rows; None: all of them."""
@@ -141,36 +162,45 @@ class Score:
                 yield of, None if len(rows) == len(part) else rows
 
     async def _send_scores(
-        self, heads: list[Head], events: Columns, scored: Scored, live: Live, outbox: Outbox
+        self, heads: list[Head], events: Columns, decided: Decided, messages: Messages, outbox: Outbox
     ) -> None:
-        for row in np.flatnonzero(np.isnan(scored.score)):
+        for row in np.flatnonzero(np.isnan(decided.score)):
             degraded: Any = events[DEGRADED]
             detail = f"no score could be worked out; degraded: {degraded.strings()[row] or 'nothing'}"
             reject_row(self.plan, self.names, events, int(row), "no_score", detail, "score", outbox)
-        messages = list(self._messages(events, scored, live))
         metrics_of = metrics.EVENTS_SCORED.labels
-        for action, count in zip(*np.unique(scored.action, return_counts=True), strict=True):
+        for action, count in zip(*np.unique(decided.action, return_counts=True), strict=True):
             metrics_of(self.plan.name, ACTIONS[action]).inc(int(count))
+        await self._send_messages(heads, events, messages, self.names.scores, self._partitions.scores, outbox)
+        scores_sent()
+
+    async def _send_messages(
+        self, heads: list[Head], events: Columns, messages: Messages, topic: str, partitions: int, outbox: Outbox
+    ) -> None:
         for of, rows in self._by_head(heads, events):
             chosen = messages if rows is None else [messages[i] for i in rows.tolist()]
             records = [m for m in chosen if m is not None]
-            await outbox.send(self.names.scores, of.partition % self._scores_partitions, records, self._headers(of))
-        scores_sent()
+            await outbox.send(topic, of.partition % partitions, records, self._headers(of))
 
-    def _messages(self, events: Columns, scored: Scored, live: Live) -> Iterator[tuple[bytes, bytes] | None]:
-        """(key, JSON) of each score: a pure function of log, plan and roster. None where there is no score."""
+    def _messages(self, events: Columns, scored: Scored, live: Live, mine: Any) -> Iterator[tuple[bytes, bytes] | None]:
+        """(key, JSON) of each score: a pure function of log, plan and roster. None where there is no score.
+
+        mine: which of the events this bundle decides; None: all.
+        """
         ids: Any = events[ID]
         times: Any = events[TIME]
         degraded: Any = events[DEGRADED]
-        reasons = dict(zip(scored.flagged.tolist(), scored.reasons(), strict=True))
+        flagged = scored.flagged if mine is None else scored.flagged[mine[scored.flagged]]
+        reasons = dict(zip(flagged.tolist(), scored.reasons(flagged), strict=True))
+        wanted = [True] * len(scored.score) if mine is None else mine.tolist()
         bands = [*scored.band_names]
         encode = msgspec.json.Encoder().encode
         rows = zip(
             ids.strings(), times.tolist(), scored.score.tolist(), scored.band.tolist(), scored.action.tolist(),
-            degraded.strings(), self._positions(events), strict=True,
+            degraded.strings(), self._positions(events), wanted, strict=True,
         )  # fmt: skip
-        for i, (name, at_ms, score, band, action, broken, positions) in enumerate(rows):
-            if score != score:
+        for i, (name, at_ms, score, band, action, broken, positions, decides) in enumerate(rows):
+            if score != score or not decides:
                 yield None
                 continue
             yield name.encode(), encode(Message(
@@ -199,7 +229,7 @@ class Score:
         part: Any = full[self._part]
         bounds = [0, *(np.flatnonzero(part[1:] != part[:-1]) + 1).tolist(), len(part)]
         of = {h.partition: h for h in heads}
-        to = {p: p % self._rows_partitions for p in of}
+        to = {p: p % self._partitions.rows for p in of}
         name = ROWS_SOURCE if topic == self.names.rows else HELD_SOURCE
         sources = []
         for first, end in pairwise(bounds):
@@ -213,16 +243,19 @@ class Score:
             await outbox.send(topic, to[p], [(None, block) for block in mine])
             sent[p][source_name(name, to[p])] = source.after
 
-    def _outputs(self, n: int, events: Any, scored: Scored | None, live: Live) -> Columns:
-        out: Columns = {}
+    def _full(self, columns: Columns, events: Any, decided: Decided | None, roster: Roster) -> Columns:
+        """The rows with what the models made of them; those that are no events bear the champion's number."""
+        n = n_rows(columns)
+        out = dict(columns)
+        actions, bundle = np.full(n, -1, np.int8), np.full(n, roster.champion.version, np.int64)
         for name in (*self.plan.models, "_score"):
-            values = np.full(n, np.nan)
-            if scored is not None:
-                values[events] = scored.score if name == "_score" else scored.outputs.get(name, np.nan)
-            out[name] = values
-        actions = np.full(n, -1, np.int8)
-        if scored is not None:
-            actions[events] = scored.action
-        out["_action"] = actions
-        out["_bundle"] = np.full(n, live.version, np.int64)
-        return out
+            out[name] = np.full(n, np.nan) if decided is None else decided.full(name, events, n)
+        if decided is not None:
+            actions[events], bundle[events] = decided.action, decided.bundle
+        return {**out, "_action": actions, "_bundle": bundle}
+
+
+def _pinned(of: Head) -> Roster:
+    roster = Roster.read(of.roster)
+    assert roster is not None, "ready pins one"
+    return roster

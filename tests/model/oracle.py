@@ -10,9 +10,22 @@ import msgspec
 import numpy as np
 
 from riskflow import evaluate
+from riskflow.canary import in_share, salt
 from riskflow.columns import Columns, Text
 from riskflow.wire import decode
-from tests.model.world import CARDS, NAMES, PAYMENTS, REPORTS, SHOPS, World, plan
+from tests.model.world import (
+    CARDS,
+    NAMES,
+    PAYMENTS,
+    REPORTS,
+    SHARE,
+    SHOPS,
+    World,
+    fragile,
+    plan,
+    roster,
+    roster_of,
+)
 
 FEEDS = (PAYMENTS, REPORTS)
 ROW_BITS = 12
@@ -80,6 +93,36 @@ def rows_of(world: World) -> list[Row]:
     return out
 
 
+def bundle_of(row: Row) -> int:
+    """The bundle that decided."""
+    return int(np.frombuffer(row.values["_bundle"], np.int64)[0])
+
+
+def effective(sent: list[tuple[int, bytes]]) -> set[bytes]:
+    """What readers get of messages with their epochs."""
+    return {value for epoch, value in sent if epoch == max(e for e, _ in sent)}
+
+
+def canary_failed(bundles: list[int]) -> bool:
+    """Whether one roster's canary and champion decided the same event, because the canary failed beside another."""
+    return len({roster_of(b) for b in bundles}) == 1 and any(fragile(b) for b in bundles)
+
+
+def deciders(card: bytes, by: int) -> set[int]:
+    """Who may decide on a card's payments while the roster of this bundle is pinned."""
+    team = roster(roster_of(by))
+    if team.canary is None or not in_share(Text.of([card]), SHARE, salt(plan().name, team.canary.hash))[0]:
+        return {team.champion.version}
+    return {team.canary.version, *([team.champion.version] if fragile(team.canary.version) else [])}
+
+
+def others_of(by: int, count: float) -> set[tuple[str, int, float]]:
+    """What is said beside the decision of this bundle, on an event at a shop that was seen so often."""
+    team = roster(roster_of(by))
+    pins = [*team.others, *([team.champion] if by != team.champion.version else [])]
+    return {(p.alias, p.version, round(count / 1000 + p.version / 10, 6)) for p in pins}
+
+
 def number(value: bytes) -> float:
     """A float64 column's value."""
     return float(np.frombuffer(value, np.float64)[0])
@@ -96,6 +139,7 @@ class Check:
     def run(self) -> list[str]:
         self._rows()
         self._scores()
+        self._opinions()
         self._rejected()
         return [*self.world.wrong, *self.world.store.stolen, *self.wrong]
 
@@ -124,7 +168,7 @@ class Check:
 
     def _same(self, a: Row, b: Row) -> None:
         differing = {n for n in a.values if a.values[n] != b.values.get(n)}
-        if differing and self._may_differ(a.place):
+        if differing and (self._may_differ(a.place) or canary_failed([bundle_of(a), bundle_of(b)])):
             differing -= OF_BUNDLE
         self.must(not differing, f"row at {a.place} was sent twice with different {sorted(differing)}")
 
@@ -182,10 +226,15 @@ class Check:
     def _log(row: Row, log: str) -> int:
         return int(row.values[log])
 
+    def _sent(self, topic: str) -> dict[str, list[tuple[int, bytes]]]:
+        """Key -> epoch and value of each message."""
+        out: dict[str, list[tuple[int, bytes]]] = defaultdict(list)
+        for record in self.world.broker.topic(topic):
+            out[(record.key or b"").decode()].append((int(dict(record.headers)["epoch"]), record.value))
+        return out
+
     def _scores(self) -> None:
-        values: dict[str, list[tuple[int, bytes]]] = defaultdict(list)
-        for record in self.world.broker.topic(NAMES.scores):
-            values[(record.key or b"").decode()].append((int(dict(record.headers)["epoch"]), record.value))
+        values = self._sent(NAMES.scores)
         found, wanted = sorted(values), sorted(e.name for e in self.taken if e.kind == 0)
         self.must(found == wanted, f"scores of {found}, expected {wanted}")
         for row in self.effective.values():
@@ -195,13 +244,43 @@ class Check:
     def _score(self, sent: list[tuple[int, bytes]], row: Row) -> None:
         name = row.values["_id"].decode()
         different = {value for _, value in sent}
-        self.must(len(different) == 1 or self._may_differ(row.place), f"{name} has the scores {sorted(different)}")
+        by = [msgspec.json.decode(value)["bundle"] for value in different]
+        may = self._may_differ(row.place) or canary_failed(by)
+        self.must(len(different) == 1 or may, f"{name} has the scores {sorted(different)}")
         if not sent:
             return
-        effective = {value for epoch, value in sent if epoch == max(e for e, _ in sent)}
-        bundles = {msgspec.json.decode(value)["bundle"] for value in effective}
-        of_row = int(np.frombuffer(row.values["_bundle"], np.int64)[0])
+        bundles = {msgspec.json.decode(value)["bundle"] for value in effective(sent)}
+        of_row = bundle_of(row)
         self.must(bundles == {of_row}, f"{name}: the score is of bundles {bundles}, the row of {of_row}")
+
+    def _opinions(self) -> None:
+        """Each event has what the others of the roster that decided it say, and its decision beside it.
+
+        Where it was decided again by a roster without others, what was said before is of a lower epoch than the score.
+        """
+        scored, sent = self._sent(NAMES.scores), self._sent(NAMES.shadow)
+        newest = {name: max(epoch for epoch, _ in mine) for name, mine in scored.items()}
+        sent = {name: [m for m in mine if m[0] >= newest.get(name, 0)] for name, mine in sent.items()}
+        decided = [r for r in self.effective.values() if r.values["_kind"] == 0]
+        self.must(set(sent) <= {r.values["_id"].decode() for r in decided}, "an opinion on what was not decided")
+        for row in decided:
+            self._opinion(sent.get(row.values["_id"].decode(), []), row)
+
+    def _opinion(self, sent: list[tuple[int, bytes]], row: Row) -> None:
+        name, by = row.values["_id"].decode(), bundle_of(row)
+        self.must(by in deciders(row.values["card"], by), f"{name} of {row.values['card']} was decided by {by}")
+        wanted = others_of(by, np.nan_to_num(number(row.values["at_shop_events_count_90d"])))
+        messages = {value for _, value in sent}
+        may = self._may_differ(row.place) or any(fragile(pin.version) for pin in roster(roster_of(by)).beside)
+        self.must(len(messages) <= 1 or may, f"{name} has the opinions {sorted(messages)}")
+        heard = set()
+        for value in effective(sent):
+            said = msgspec.json.decode(value)
+            self.must(said["decided"]["bundle"] == by, f"{name}: decided by {by}, and this stands beside it: {said}")
+            heard |= {(o["alias"], o["bundle"], o["score"]) for o in said["others"]}
+        self.must(heard <= wanted, f"{name}: heard {heard}, expected {wanted}")
+        missing = {other for other in wanted - heard if not fragile(other[1])}
+        self.must(not missing, f"{name}: not heard {missing}")
 
     def _rejected(self) -> None:
         keys = {(r.key or b"").decode() for r in self.world.broker.topic(NAMES.rejected)}

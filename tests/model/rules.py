@@ -12,7 +12,6 @@ import pytest
 
 from riskflow import evaluate
 from riskflow.errors import NotReady
-from riskflow.registry import CHAMPION
 from riskflow.state import log_columns, new_head, row_position
 from stream import blocks, entity, head
 from stream.fetcher import Span
@@ -21,6 +20,7 @@ from stream.lane import Lane
 from stream.lanes import Lanes
 from stream.outbox import Outbox
 from stream.score import Score
+from stream.team import Team
 from tests.model.store import Rules, Version, tag
 from tests.model.world import Worker
 
@@ -164,8 +164,9 @@ def swap_without_pin(patch: Patch, rules: Rules) -> None:
     async def ready(self: Score, work: Sequence[Any]) -> None:
         newest = await self.swap.newest()
         for batch in work:
-            if await self._may_pin(batch.head, newest):
-                batch.head.roster = {CHAMPION: newest.pin, "from": batch.head.position}
+            wanted = await self._wanted(batch.head, newest)
+            if wanted is not None:
+                batch.head.roster = wanted.stored(batch.head.position)
 
     patch.setattr(Score, "ready", ready)
 
@@ -193,6 +194,30 @@ def roster_said_once(patch: Patch, rules: Rules) -> None:
             self.head.roster = held
 
     patch.setattr(Commit, "arguments", arguments)
+
+
+def others_not_pinned(patch: Patch, rules: Rules) -> None:
+    """Shadows are those that this worker has seen last; only who decides is pinned."""
+    whole = Team.opinions
+
+    async def opinions(self: Team, events: Any) -> Any:
+        newest = await self.swap.newest()
+        self.roster = replace(self.roster, others=newest.others)
+        return await whole(self, events)
+
+    patch.setattr(Team, "opinions", opinions)
+
+
+def canary_not_pinned(patch: Patch, rules: Rules) -> None:
+    """The canary is the one that this worker has seen last."""
+    whole = Team.decide
+
+    async def decide(self: Team, events: Any, messages: Any) -> Any:
+        newest = await self.swap.newest()
+        self.roster = replace(self.roster, canary=newest.canary)
+        return await whole(self, events, messages)
+
+    patch.setattr(Team, "decide", decide)
 
 
 def no_ring_of_ids(patch: Patch, rules: Rules) -> None:
@@ -324,7 +349,8 @@ RULES: dict[str, Callable[[Patch, Rules], None]] = {
     for f in (
         no_new_epoch, load_without_epoch, load_without_position, commit_without_epoch, commit_without_position,
         commit_in_two_steps, load_in_two_steps, records_cached, no_gap_check, applied_rows_again, positions_as_drained,
-        commit_before_send, no_acknowledgement, swap_without_pin, no_fence, roster_said_once, no_ring_of_ids,
+        commit_before_send, no_acknowledgement, swap_without_pin, no_fence, roster_said_once, others_not_pinned,
+        canary_not_pinned, no_ring_of_ids,
         position_guessed, retention_not_looked_at, release_at_once, lane_kept, internal_log_may_jump, feed_may_jump,
         unanswered_is_done, unanswered_is_repeated, sent_forgotten, conflicts_are_duplicates,
     )

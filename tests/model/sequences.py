@@ -49,6 +49,11 @@ SHOWN_BY: dict[str, list[tuple[str, int, int]]] = {
     "records_cached": [
         _SOME, _ALL, ("move", 0, 16), _SOME, _ALL, ("deliver", 9, 3), ("move", 2, 16), _SOME, _ALL,
     ],
+    # Another roster is published after the pin, and seen before anything is scored.
+    "others_not_pinned": [_SOME, ("deliver", 4, _until("after load shop")), ("swap", 0, 1), ("go_on", 0, 0)],
+    "canary_not_pinned": [
+        ("payments", 3, 4), ("deliver", 4, _until("after load shop")), ("swap", 0, 1), ("go_on", 0, 0),
+    ],
     # Redis loses the pin alone; the worker is killed much later, between sending and committing.
     "roster_said_once": [
         _SOME, _ALL, ("swap", 0, 1), _SOME, ("deliver", 4, _until("after commit shop")), ("lose", 1, 4),

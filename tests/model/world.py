@@ -21,6 +21,7 @@ from faust.types import TP
 from riskflow.columns import Columns, n_rows
 from riskflow.declare import Count, Sum, Windows
 from riskflow.errors import NotReady, RiskflowError
+from riskflow.moves import CANARY, CHAMPION
 from riskflow.names import Names
 from riskflow.plan import Plan
 from riskflow.scoring import Scored
@@ -30,7 +31,8 @@ from stream.entity import EntityStage, Forward
 from stream.fetcher import Span
 from stream.intake import Intake
 from stream.lanes import Lanes
-from stream.score import Score
+from stream.roster import Pin, Roster
+from stream.score import Partitions, Score
 from stream.swap import Live
 from stream.transport import Fetch
 from tests.model.clock import settle
@@ -164,39 +166,76 @@ class Consumer:
 
 # ---- bundles ---------------------------------------------------------------------------------------------------------
 
+CANARY_OF, SHADOW_OF = 1000, 2000  # bundles of roster n: champion n, canary n + 1000, shadows n + 2000 and n + 3000
+SHARE = 0.5
+
 
 class Scorer:
-    """A bundle whose number can be seen in every score."""
+    """A bundle whose number can be seen in every score. A fragile one fails where a shop was seen often."""
 
     def __init__(self, version: int) -> None:
         self._version = version
 
-    def score(self, columns: Columns) -> Scored:
+    def score(self, columns: Columns, shared: Any = None) -> Scored:
         n = n_rows(columns)
         counts: Any = columns["at_shop_events_count_90d"]
+        if fragile(self._version) and (counts > 2).any():
+            raise ValueError("this one cannot count")
         score = np.round(np.nan_to_num(counts) / 1000 + self._version / 10, 6)
         flags = np.zeros(n, np.int8)
-        return Scored({}, score, flags, flags, np.zeros((0, n), np.bool_), ("low",), lambda *_: [])
+        return Scored(
+            {}, score, flags, flags, np.zeros((0, n), np.bool_), ("low",), lambda rows, *_: [[] for _ in rows]
+        )
+
+
+def fragile(version: int) -> bool:
+    """The canary of every third roster, the first shadow of every fourth."""
+    kind, number = divmod(version, 1000)
+    return (kind == 1 and number % 3 == 0) or (kind == 2 and number % 4 == 0)
+
+
+def roster_of(version: int) -> int:
+    """The number of the roster that a bundle is of."""
+    return version % 1000
 
 
 @cache
 def bundle(version: int) -> Live:
-    return Live(version, f"hash {version}", version, Scorer(version))  # type: ignore[arg-type]
+    return Live(version, f"hash {version}", Scorer(version))  # type: ignore[arg-type]
+
+
+@cache
+def roster(number: int) -> Roster:
+    """What the registry says after so many moves: now and then a canary, and no, one or two shadows."""
+
+    def pin(alias: str, version: int, share: float | None = None) -> Pin:
+        return Pin(alias, version, f"hash {version}", number, share)
+
+    canary = pin(CANARY, number + CANARY_OF, SHARE) if number % 3 != 1 else None
+    others = tuple(pin(f"shadow:s{i}", number + SHADOW_OF + 1000 * i) for i in range(number % 3))
+    return Roster(pin(CHAMPION, number), canary, others, number)
 
 
 class Swap:
-    """What a worker has seen of the registry: the newest champion, until it looks again."""
+    """What a worker has seen of the registry: the newest roster, until it looks again."""
 
     found = True
 
-    def __init__(self, version: int) -> None:
-        self.seen = version
+    def __init__(self, number: int) -> None:
+        self.seen = number
+        self._failed: set[Pin] = set()
 
-    async def newest(self) -> Live:
-        return bundle(self.seen)
+    async def newest(self) -> Roster:
+        return roster(self.seen).only(lambda pin: pin not in self._failed)
 
-    async def pinned(self, pin: dict[str, Any]) -> Live:
-        return bundle(pin["version"])
+    async def usable(self, pinned: Roster) -> Roster:
+        return pinned.only(lambda pin: pin not in self._failed)
+
+    async def pinned(self, pin: Pin) -> Live:
+        return bundle(pin.version)
+
+    def leave_out(self, pin: Pin, why: str) -> None:
+        self._failed.add(pin)
 
 
 @cache
@@ -263,7 +302,7 @@ class Worker:
         feeds = [copy(intake) for intake in intakes()]
         for intake in feeds:
             intake.producer = self.producer
-        score = Score(plan(), NAMES, self.swap, "w", scores_partitions=1, rows_partitions=1)
+        score = Score(plan(), NAMES, self.swap, "w", Partitions(1, 1, 1))
         first, last = plan().stages
         forward = Forward(NAMES, first, last, len(SHOPS))
         return [

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,9 @@ from typer.testing import CliRunner
 from batch.bundling import build_bundle
 from cli import models
 from cli.common import load_plan
-from riskflow.errors import BundleRefused, NotReady, RiskflowError
-from riskflow.keys import load_private_key, load_public_keys, make_keys
+from riskflow.bundle import Bundle
+from riskflow.errors import BundleRefused, NotReady
+from riskflow.keys import load_private_key, make_keys
 from riskflow.names import Names
 from riskflow.policy import Policy
 from riskflow.registry import Registry
@@ -63,8 +66,9 @@ def three(registry: Registry) -> Registry:
     """Three published bundles of rules; the third is the champion."""
     policy = Policy.load(PROJECT / "usecases/card_fraud/policy.yaml")
     made = build_bundle(
-        load_plan("card_fraud"), models={}, policy_numbers=policy.start(), metrics={"ap": 0.75, "note": "x"}
-    )
+        load_plan("card_fraud"), models={}, policy_numbers=policy.start(), metrics={"ap": 0.75, "note": "x"},
+        data={"run": "weekly"},
+    )  # fmt: skip
     for _ in range(3):
         registry.publish(made, load_private_key(settings().keys_folder), who="ann", why="a reason")
     return registry
@@ -127,19 +131,70 @@ def test_promote_and_rollback_move_the_champion(three: Registry) -> None:
     assert answer("models", "history", "--alias", "shadow") == []
 
 
-@pytest.mark.parametrize("alias", ["challenger", "shadow", "canary"])
-def test_an_alias_that_the_stream_does_not_read_is_not_moved(three: Registry, alias: str) -> None:
-    share = ["--share", "0.1"] if alias == "canary" else []
-    for words in (["promote", "2", *share], ["rollback"]):
-        refused = run("models", *words, "--alias", alias).exception
-        assert isinstance(refused, RiskflowError)
-        assert "workers score with the champion only" in str(refused)
-    assert set(three.aliases()) == {"champion"}
-    key, keys = load_private_key(settings().keys_folder), load_public_keys(settings().keys_folder)
-    moved = three.move(
-        alias, 2, who="ann", why="later", private_key=key, public_keys=keys, share=0.1 if share else None
-    )
-    assert three.aliases()[alias] == moved
+def test_every_alias_is_promoted_and_retired(three: Registry) -> None:
+    assert answer("models", "promote", "2", "--alias", "canary", "--share", "0.01")["share"] == 0.01
+    answer("models", "promote", "1", "--alias", "shadow:old", "--why", "how would it do")
+    assert "canary 1 %" in run("models", "list").stdout
+    assert {r["version"]: r["aliases"] for r in answer("models", "list")} == {
+        1: ["shadow:old"], 2: ["canary"], 3: ["champion"],
+    }  # fmt: skip
+    assert "shadow:old: 1 -> nothing" in run("models", "retire", "shadow:old").stdout
+    assert set(three.aliases()) == {"champion", "canary"}
+    answer("models", "promote", "2", "--why", "it did well")
+    assert {a: m.version for a, m in three.aliases().items()} == {"champion": 2}
+
+
+def test_what_cannot_be_moved_names_the_way(three: Registry) -> None:
+    for words, said in (
+        (["retire", "champion"], "riskflow models rollback"),
+        (["retire", "shadow"], "points at nothing"),
+        (["promote", "2", "--alias", "canary"], "share"),
+        (["promote", "2", "--alias", "best"], "challenger:NAME"),
+        (["rollback", "--alias", "canary"], "riskflow models retire canary"),
+    ):
+        assert said in str(run("models", *words).exception), words
+
+
+def test_history_says_who_was_live_at_a_time_and_what_the_gates_said(three: Registry, home: Path) -> None:
+    gate = {"name": "rows", "passed": True, "found": 9, "wanted": "at least 1"}
+    (home / "runs/card_fraud/weekly").mkdir(parents=True)
+    (home / "runs/card_fraud/weekly/verdict.json").write_text(json.dumps({"gates": [gate]}))
+    moves = answer("models", "history")
+    assert [(m["version"], m["gates"], m["doubt"]) for m in moves] == [(v, [gate], None) for v in (1, 2, 3)]
+    second = {**json.loads(three.client.lindex(three.names.history, 1)), "who": "mallory"}
+    three.client.lset(three.names.history, 1, json.dumps(second))
+    assert "invalid signature" in answer("models", "history")[1]["doubt"]
+    at = datetime.fromtimestamp((moves[2]["at_ms"] + 1) / 1000, UTC).isoformat()
+    assert [m["version"] for m in answer("models", "history", "--at", at)] == [3]
+    assert answer("models", "history", "--at", "2001-01-01") == []
+    assert "1 of 1 passed" in run("models", "history").stdout
+    assert "is no time" in run("models", "history", "--at", "yesterday").stderr
+
+
+def test_compare_shows_what_differs(three: Registry, home: Path) -> None:
+    made = Bundle.from_bytes(three.raw(3))
+    other = replace(made, manifest={**made.manifest, "code": "newer", "metrics": {"ap": 0.8}, "parent": 3})
+    three.publish(other, load_private_key(settings().keys_folder), who="ann", why="x", alias="challenger")
+    facts = answer("models", "compare", "champion", "challenger")["facts"]
+    assert facts["figures ap"] == {"a": 0.75, "b": 0.8}
+    assert facts["parent"] == {"a": None, "b": 3}
+    assert facts["code"]["b"] == "newer"
+    assert not [name for name in facts if name.startswith("feature ")]
+    lines = run("models", "compare", "3", "4").stdout.splitlines()
+    assert lines[0].split("\t") == ["", "3 (3)", "4 (4)"]
+    assert "figures ap\t0.75\t0.8" in lines
+
+
+def test_lineage_goes_back_to_the_first(three: Registry) -> None:
+    made = Bundle.from_bytes(three.raw(3))
+    for parent in (3, 4):
+        child = replace(made, manifest={**made.manifest, "parent": parent})
+        three.publish(child, load_private_key(settings().keys_folder), who="ann", why="x")
+    assert [c["version"] for c in answer("models", "lineage")] == [5, 4, 3]
+    three.client.delete(three.names.bundle(3))
+    assert [c["version"] for c in answer("models", "lineage", "5")] == [5, 4]
+    assert "champion from" in run("models", "lineage", "4").stdout
+    assert isinstance(run("models", "lineage", "3").exception, NotReady)
 
 
 def test_a_bundle_that_workers_would_refuse_is_not_promoted(three: Registry) -> None:

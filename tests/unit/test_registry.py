@@ -16,8 +16,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from riskflow.bundle import Bundle, sign
 from riskflow.errors import BundleRefused, NotReady, RiskflowError
 from riskflow.keys import load_private_key, load_public_keys, make_keys, public_keys_of
+from riskflow.moves import Move, check_move, previous_version
 from riskflow.names import Names
-from riskflow.registry import AsyncRegistry, Move, Overtaken, Registry, check_move, previous_version
+from riskflow.registry import Overtaken, Registry
+from riskflow.registry_reader import AsyncRegistry
 from tests.unit.bundle_cases import KEY, bundle, plan, rules_only
 
 NAMES = Names("tried")

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from riskflow.errors import BundleRefused
+from riskflow.moves import CHAMPION
 from riskflow.names import Names
-from riskflow.registry import CHAMPION
 from stream.batch import Batch
-from stream.score import Score
+from stream.roster import Roster
+from stream.score import Partitions, Score
 from tests import support
 
 PIN = {"version": 1, "hash": "abc", "number": 1}
@@ -29,16 +29,14 @@ class Nothing:
     async def newest(self) -> Any:
         await asyncio.Event().wait()
 
-    async def pinned(self, pin: dict[str, Any]) -> Any:
-        if not self._usable:
-            raise BundleRefused("gone")
-        return SimpleNamespace(**pin)
+    async def usable(self, roster: Roster) -> Roster | None:
+        return roster if self._usable else None
 
 
 def ready(rosters: list[dict[str, Any]], *, usable: bool = True) -> bool:
     """Whether the stage begins with these heads, or waits."""
     swap: Any = Nothing(usable=usable)
-    score = Score(support.plan_of(), Names("card_fraud"), swap, "w", scores_partitions=1, rows_partitions=1)
+    score = Score(support.plan_of(), Names("card_fraud"), swap, "w", Partitions(1, 1, 1))
     heads: list[Any] = [SimpleNamespace(roster=roster, position=0, fence=0) for roster in rosters]
     try:
         asyncio.run(asyncio.wait_for(score.ready([Batch(h, []) for h in heads]), 0.05))

@@ -1,0 +1,98 @@
+"""What the commands about published bundles share: the registry, keys, names and tables."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from riskflow.keys import PublicKeys
+    from riskflow.moves import Move
+    from riskflow.registry import Registry
+
+UseCase = Annotated[str, typer.Option(help="use case")]
+Json = Annotated[bool, typer.Option("--json", help="machine-readable, on stdout")]
+
+
+def open_registry(usecase: str) -> Registry:
+    """The registry of a use case; raises NotReady when Redis does not answer."""
+    import redis
+
+    from riskflow.connect import connect
+    from riskflow.errors import NotReady
+    from riskflow.names import Names
+    from riskflow.registry import Registry
+    from riskflow.settings import settings
+
+    client = connect(settings().redis_url, socket_timeout=10, socket_connect_timeout=5)
+    try:
+        client.ping()
+    except redis.exceptions.ConnectionError as error:
+        raise NotReady(f"Redis does not answer ({error}). Start it: riskflow up") from None
+    return Registry(client, Names(usecase, prefix=settings().topic_prefix))
+
+
+def public_keys() -> PublicKeys:
+    """The keys whose signatures count here."""
+    from riskflow.keys import load_public_keys
+    from riskflow.settings import settings
+
+    return load_public_keys(settings().keys_folder)
+
+
+def user() -> str:
+    """Who runs this."""
+    import getpass
+
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container without a name for its user
+        return "unknown"
+
+
+def version_of(registry: Registry, text: str) -> int:
+    """A version, or where an alias stands; raises NotReady where it does not."""
+    from riskflow.errors import NotReady
+
+    if text.isdigit():
+        return int(text)
+    move = registry.aliases().get(text)
+    if move is None:
+        raise NotReady(f"{text!r} is neither a version nor an alias that stands. See: riskflow models list")
+    return move.version
+
+
+def figures(metrics: dict[str, Any]) -> str:
+    """A bundle's numbers in a line."""
+    return " ".join(f"{k}={v:.4g}" for k, v in metrics.items() if isinstance(v, int | float))
+
+
+def shown_alias(move: Move) -> str:
+    """As a list shows it."""
+    return move.alias if move.share is None else f"{move.alias} {100 * move.share:.4g} %"
+
+
+def when(at_ms: int) -> str:
+    """A moment in ms since 1970, RFC 3339."""
+    return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="seconds")
+
+
+def table(head: list[str], rows: list[list[object]], nothing: str) -> None:
+    """A table on a terminal, columns separated by tabs elsewhere."""
+    import sys
+
+    if not rows:
+        typer.echo(nothing, err=True)
+    elif not sys.stdout.isatty():
+        for row in [head, *rows]:
+            typer.echo("\t".join(str(cell) for cell in row))
+    else:
+        from rich.console import Console
+        from rich.table import Table
+
+        shown = Table(*head, box=None)
+        for row in rows:
+            shown.add_row(*(str(cell) for cell in row))
+        Console().print(shown)

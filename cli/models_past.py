@@ -1,0 +1,222 @@
+"""`riskflow models history | compare | lineage`: who was live when, what differs, where a version comes from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cli.models_common import Json, UseCase, open_registry, public_keys, shown_alias, table, version_of, when
+
+if TYPE_CHECKING:
+    from riskflow.bundle import Bundle
+    from riskflow.moves import Move, Period
+    from riskflow.registry import Registry
+
+Version = Annotated[str, typer.Argument(help="a version, or an alias such as champion")]
+SAME = "="
+
+
+def history(
+    alias: Annotated[str | None, typer.Option(help="only this alias")] = None,
+    at: Annotated[str, typer.Option(help="who was live at this time, RFC 3339")] = "",
+    usecase: UseCase = "card_fraud",
+    as_json: Json = False,
+) -> None:
+    """Who was live when, by whose word and why, and what the gates had said. Each move's signature is checked.
+
+    riskflow models history --at 2026-11-02T10:15:00Z
+    """
+    from riskflow.moves import doubts, periods
+
+    registry = open_registry(usecase)
+    moves = registry.history()
+    doubted = {moves[i].number: why for i, why in doubts(moves, _keys(), registry.names).items()}
+    chosen = [m for m in moves if alias in (None, m.alias)]
+    stays = {p.move.number: p for p in periods(moves)}
+    if at:
+        at_ms = _at_ms(at)
+        chosen = [p.move for p in stays.values() if p.move in chosen and _covers(p, at_ms)]
+    gates = {m.version: gates_of(registry, m.version) for m in chosen if m.version}
+    rows = [_as_json(m, stays.get(m.number), gates.get(m.version), doubted.get(m.number)) for m in chosen]
+    if as_json:
+        typer.echo(json.dumps(rows))
+        return
+    table(
+        ["move", "from", "to", "alias", "before", "version", "who", "why", "gates", "signed"],
+        [
+            [r["number"], when(r["from_ms"] or r["at_ms"]), _until(r), shown_alias(m), m.previous or "-",
+             m.version or "taken off", m.who, m.why, _passed(r["gates"]), r["doubt"] or "yes"]
+            for m, r in zip(chosen, rows, strict=True)
+        ],
+        f"no alias of {usecase} {'pointed anywhere then' if at else 'has moved yet'}",
+    )  # fmt: skip
+
+
+def compare(a: Version, b: Version, usecase: UseCase = "card_fraud", as_json: Json = False) -> None:
+    """Two versions side by side: figures, data, features, policy, code, parent.
+
+    riskflow models compare champion challenger
+    """
+    registry = open_registry(usecase)
+    sides = [_bundle(registry, name) for name in (a, b)]
+    rows = compared(*(facts(registry, bundle) for bundle in sides))
+    if as_json:
+        said = {name: {"a": left, "b": right} for name, left, right in rows}
+        typer.echo(json.dumps({"a": sides[0].version, "b": sides[1].version, "facts": said}))
+        return
+    table(
+        ["", *(f"{name} ({bundle.version})" for name, bundle in zip((a, b), sides, strict=True))],
+        [[name, _shown(left), SAME if left == right else _shown(right)] for name, left, right in rows],
+        "there is nothing to compare",
+    )
+
+
+def lineage(version: Version = "champion", usecase: UseCase = "card_fraud", as_json: Json = False) -> None:
+    """A bundle's data and code, and those of every parent: the version that was champion when it was judged."""
+    registry = open_registry(usecase)
+    chain = ancestors(registry, version_of(registry, version))
+    if as_json:
+        typer.echo(json.dumps(chain))
+        return
+    table(
+        ["version", "parent", "created", "code", "learned from", "rows", "frauds", "run", "gates", "was live"],
+        [
+            [c["version"], c["parent"] or "-", c["created_at"], c["code"], _span(c["data"]), c["data"].get("rows", "-"),
+             c["data"].get("frauds", "-"), c["data"].get("run", "-"), _passed(c["gates"]),
+             ", ".join(c["live"]) or "never"]
+            for c in chain
+        ],
+        f"{usecase} has no bundle {version}",
+    )  # fmt: skip
+
+
+# ---- what is known of a version --------------------------------------------------------------------------------------
+
+
+def facts(registry: Registry, bundle: Bundle) -> dict[str, Any]:
+    """What a bundle is, flat: name -> plain value."""
+    policy = bundle.policy
+    live = [shown_alias(m) for m in registry.aliases().values() if m.version == bundle.version]
+    return {
+        "aliases": ", ".join(live) or None, "created": bundle.created_at, "code": bundle.code, "parent": bundle.parent,
+        "gates": _passed(gates_of(registry, bundle.version)),
+        **{f"figures {name}": value for name, value in bundle.metrics.items()},
+        "data span": _span(bundle.data), **{f"data {name}": value for name, value in bundle.data.items()},
+        **{f"model {m['name']}": f"{len(m['inputs'])} inputs, {bundle.manifest['files'][m['file']][:12]}"
+           for m in bundle.models},
+        "review from": policy["review"], "decline from": policy["decline"],
+        "bands": ", ".join(f"{name} {bound:g}" for name, bound in policy["bands"]),
+        **{f"rule {r['name']}": f"{r['when']} -> {r['action']}" for r in policy["rules"]},
+        **{f"feature {name}": fingerprint[:12] for name, fingerprint in bundle.needed.items()},
+    }  # fmt: skip
+
+
+def compared(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """(name, value here, value there), in order; features only where they differ."""
+    names = dict.fromkeys([*a, *b])
+    rows = [(name, a.get(name), b.get(name)) for name in names]
+    return [r for r in rows if not (r[0].startswith("feature ") and r[1] == r[2])]
+
+
+def ancestors(registry: Registry, version: int) -> list[dict[str, Any]]:
+    """The version, its parent, the parent's parent: as far as the registry has them."""
+    from riskflow.errors import NotReady
+    from riskflow.moves import periods
+
+    stays = periods(registry.history())
+    out: list[dict[str, Any]] = []
+    while version and version not in [c["version"] for c in out]:
+        try:
+            bundle = _bundle(registry, str(version))
+        except NotReady:
+            if not out:
+                raise
+            break  # an old one that was cleared away
+        live = [f"{p.move.alias} from {when(p.from_ms)}" for p in stays if p.move.version == version]
+        out.append({
+            "version": version, "hash": bundle.content_hash, "parent": bundle.parent, "created_at": bundle.created_at,
+            "code": bundle.code, "data": bundle.data, "features": bundle.needed, "gates": gates_of(registry, version),
+            "figures": bundle.metrics, "live": live,
+        })  # fmt: skip
+        version = bundle.parent or 0
+    return out
+
+
+def gates_of(registry: Registry, version: int) -> list[dict[str, Any]] | None:
+    """What each gate said of a version, where the run that made it is still in this home folder."""
+    from riskflow.errors import RiskflowError
+    from riskflow.settings import settings
+
+    try:
+        run = _bundle(registry, str(version)).data.get("run")
+        folder = settings().home / "runs" / registry.names.usecase
+        verdict = (folder / str(run) / "verdict.json").read_text() if run and "/" not in str(run) else "{}"
+        gates = json.loads(verdict).get("gates")
+    except (RiskflowError, OSError, ValueError):
+        return None
+    return gates if isinstance(gates, list) else None
+
+
+def _bundle(registry: Registry, name: str) -> Bundle:
+    from riskflow.bundle import Bundle
+
+    return Bundle.from_bytes(registry.raw(version_of(registry, name)))
+
+
+def _keys() -> Any:
+    """No key at all: no move is believed."""
+    from riskflow.errors import NotReady
+
+    try:
+        return public_keys()
+    except NotReady:
+        return {}
+
+
+# ---- words -----------------------------------------------------------------------------------------------------------
+
+
+def _as_json(move: Move, stay: Period | None, gates: Any, doubt: str | None) -> dict[str, Any]:
+    live = {"from_ms": stay.from_ms, "to_ms": stay.to_ms} if stay else {"from_ms": None, "to_ms": None}
+    return {**vars(move), **live, "gates": gates, "doubt": doubt}
+
+
+def _until(row: Mapping[str, Any]) -> str:
+    return "-" if row["from_ms"] is None else "now" if row["to_ms"] is None else when(row["to_ms"])
+
+
+def _covers(stay: Period, at_ms: int) -> bool:
+    return stay.from_ms <= at_ms and (stay.to_ms is None or at_ms < stay.to_ms)
+
+
+def _at_ms(text: str) -> int:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise typer.BadParameter(f"--at {text!r} is no time. Give it as 2026-11-02T10:15:00Z") from None
+    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
+
+
+def _passed(gates: list[dict[str, Any]] | None) -> str:
+    """In a word; each gate's number stands in the JSON."""
+    if gates is None:
+        return "-"
+    failed = [str(gate.get("name")) for gate in gates if not gate.get("passed")]
+    return f"{len(gates) - len(failed)} of {len(gates)} passed" + (f", not {', '.join(failed)}" if failed else "")
+
+
+def _span(data: Mapping[str, Any]) -> str:
+    first, last = data.get("first_ms"), data.get("last_ms")
+    return "-" if first is None or last is None else f"{when(first)[:10]} to {when(last)[:10]}"
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return json.dumps(value) if isinstance(value, dict | list) else str(value)

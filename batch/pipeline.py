@@ -7,20 +7,25 @@
     folds: 4                     parts of the rest, for out-of-time predictions of lower layers
     candidates: [hist_gradient_boosting, random_forest]       names that models.py knows; default: all
     label_sources: [analyst, chargeback]                      strongest first; others are weaker than these
-    gates: {average_precision: 0.95, onnx_parity: 1.0e-5, ...}
+    label_maturity: {chargeback: 45d}                         how long a source takes, where longer than `maturity`
+    checks: {rows: {least: 5000}, ...}                        what data must look like: batch/pipeline_checks.py
+    gates: [{gate: not_worse, margin: 0.05}, ...]             what a bundle must pass: batch/gates
 
-Every line has a default: see `PipelineFile` and `Gates`.
+Every line has a default: see `PipelineFile`, and docs/training.md for what checks and gates there are.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
+from batch.gates import Kind, usual_gates
+from batch.gates.base import Place
+from batch.pipeline_checks import Checks
 from riskflow.durations import duration_ms
 from riskflow.errors import DeclarationError
 from riskflow.typed_yaml import Lines, read_typed, where
@@ -29,20 +34,7 @@ if TYPE_CHECKING:  # a DAG file reads this at every parse: nothing heavy here
     from riskflow.plan import Plan
 
 FILE = "pipeline.yaml"
-Share = Annotated[float, Meta(ge=0, le=1)]
 Whole = Annotated[int, Meta(ge=1)]
-
-
-class Gates(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """What a bundle must reach before it is published."""
-
-    average_precision: Annotated[float, Meta(gt=0)] = 0.95  # at least this part of the champion's, on the same rows
-    onnx_parity: Annotated[float, Meta(gt=0)] = 1e-5  # largest difference between scikit-learn and ONNX
-    fewest_rows: Whole = 2_000
-    fewest_frauds: Whole = 20  # in the validation span as well
-    lowest_label_rate: Share = 0.0002
-    highest_label_rate: Share = 0.2
-    most_missing: Share = 0.995  # of any input of a model
 
 
 class PipelineFile(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -53,9 +45,12 @@ class PipelineFile(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     folds: Annotated[int, Meta(ge=2, le=20)] = 4
     candidates: list[str] = []
     label_sources: list[str] = []
+    label_maturity: dict[str, str] = {}
+    declined: Literal["as_labelled", "weighted"] | None = None  # None: weighted where the policy lets some through
     top_k: Whole = 100
     retries: Annotated[int, Meta(ge=0, le=10)] = 1
-    gates: Gates = Gates()
+    checks: Checks = Checks()
+    gates: list[Kind] = msgspec.field(default_factory=usual_gates)
 
 
 @dataclass(frozen=True)
@@ -87,14 +82,15 @@ class Pipeline:
 
     @property
     def maturity_ms(self) -> int:
-        return duration_ms(self.file.maturity)
+        """How old an event must be: each source of labels has had its time then, so that silence means genuine."""
+        return max(map(duration_ms, [self.file.maturity, *self.file.label_maturity.values()]))
 
     @property
     def validation_ms(self) -> int:
         return duration_ms(self.file.validation)
 
     @property
-    def gates(self) -> Gates:
+    def gates(self) -> list[Kind]:
         return self.file.gates
 
     def learning_from(self, days: int) -> Pipeline:
@@ -109,7 +105,7 @@ class Pipeline:
         return list(self.file.candidates) or known_candidates(plan)
 
     def check(self, plan: Plan) -> None:
-        """Every candidate must be known to a model."""
+        """Every candidate must be known to a model; checks and gates speak of fields and features that there are."""
         known = known_candidates(plan)
         for i, name in enumerate(self.file.candidates):
             if name not in known:
@@ -118,6 +114,15 @@ class Pipeline:
                     f"{name!r} is a candidate of no model",
                     f"Known: {', '.join(known) or 'none'}",
                 )
+        types = plan.scored.types
+        numbers = [name for name, kind in types.items() if kind.kind == "number"]
+        self.file.checks.check(numbers, list(types), self._within("$.checks"))
+        for i, gate in enumerate(self.gates):
+            gate.check(plan, self._within(f"$.gates[{i}]"))
+
+    def _within(self, place: str) -> Place:
+        """File and line of what stands below a place."""
+        return lambda name: self.at(f"{place}.{name}" if name else place)
 
     def _check_alone(self) -> None:
         for name in ("span", "maturity", "validation"):
@@ -126,9 +131,8 @@ class Pipeline:
             raise DeclarationError(
                 self.at("$.validation"), f"is more than half of the span ({self.file.span})", "Make it shorter"
             )
-        gates = self.gates
-        if gates.lowest_label_rate > gates.highest_label_rate:
-            raise DeclarationError(self.at("$.gates.lowest_label_rate"), "is above highest_label_rate", "Swap them")
+        for source, text in self.file.label_maturity.items():
+            _check_duration(self.at(f"$.label_maturity.{source}"), text)
         for i, name in enumerate(self.file.candidates):
             if name in self.file.candidates[:i]:
                 raise DeclarationError(self.at(f"$.candidates[{i}]"), f"{name!r} is there twice", "Keep one")

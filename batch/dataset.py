@@ -25,8 +25,9 @@ from batch import lake
 from batch.bundling import code_version
 from batch.generations import Generations
 from batch.lake import OFFSET, Seen
+from batch.review_sample import FOLDER
 from batch.table_hash import content_hash
-from batch.training_set import WEIGHTED, Terms, TrainingSet
+from batch.training_set import SAMPLED, WEIGHTED, Terms, TrainingSet
 from riskflow.bundle import canonical
 from riskflow.errors import RiskflowError
 from riskflow.plan import Plan
@@ -54,6 +55,7 @@ def of_lake(run: Run, seen: Seen, terms: Terms, data: TrainingSet) -> Manifest:
     return {
         **_about(run, terms, data), "lake": ranges,
         "generations": [_generation(run, g) for g in seen.generations],
+        "samples": _samples(run, seen) if terms.learn == SAMPLED else {},
     }  # fmt: skip
 
 
@@ -146,7 +148,7 @@ def seen_then(manifest: Manifest) -> Seen:
     for r in manifest["lake"]:
         of_topic = ends.setdefault(r["topic"], {})
         of_topic[r["partition"]] = max(r["last"] + 1, of_topic.get(r["partition"], 0))
-    return Seen(ends, tuple(g["generation"] for g in manifest["generations"]))
+    return Seen(ends, tuple(g["generation"] for g in manifest["generations"]), tuple(manifest["samples"]))
 
 
 def changed_features(plan: Plan, manifest: Manifest) -> list[str]:
@@ -186,11 +188,16 @@ def _changed_rows(run: Run, manifest: Manifest) -> Iterator[str]:
             yield f"{where}: the rows in {files} are not what they were"
 
 
+def _samples(run: Run, seen: Seen) -> dict[str, str]:
+    folder = run.conf.lake_folder / FOLDER / run.plan.name
+    return {name: _sha256(folder / name) for name in seen.samples}
+
+
 def _changed_files(run: Run, manifest: Manifest) -> Iterator[str]:
     generations = Generations(run.plan, run.names, run.conf.lake_folder)
-    for found in manifest["generations"]:
-        folder = generations.folder(found["generation"])
-        for name, sha256 in found["files"].items():
+    named = [(generations.folder(g["generation"]), g["files"]) for g in manifest["generations"]]
+    for folder, files in [*named, (run.conf.lake_folder / FOLDER / run.plan.name, manifest["samples"])]:
+        for name, sha256 in files.items():
             if not (folder / name).is_file():
                 yield f"{folder / name} is missing"
             elif _sha256(folder / name) != sha256:

@@ -14,7 +14,7 @@ import numpy as np
 from riskflow.columns import F8, Text
 from riskflow.declare import CATEGORY
 
-DECILES = np.linspace(0, 1, 11)[1:-1]
+DECILES = np.arange(1, 10) / 10
 SMALLEST = 1e-4  # share of a bin that is empty on one side
 
 Profile = dict[str, Any]

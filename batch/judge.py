@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from batch import metrics
-from batch.bundling import build_bundle, usual_values
+from batch.bundling import build_bundle, plain, usual_values
 from batch.calibration import calibration_points
 from batch.checks import check_amount, check_inputs
 from batch.compare import Beside, Comparison, side_by_side
@@ -65,7 +65,7 @@ class Verdict:
         return "\n".join([f"{self.usecase}: {self.candidate} is not published, {len(lines)} gates failed", *lines])
 
     def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "passed": self.passed}
+        return dict(plain({**asdict(self), "passed": self.passed}))
 
 
 @dataclass(frozen=True)
@@ -88,9 +88,9 @@ def judge(
     data: everything that was learned from; validation: its newest part, in the order of the candidates' outputs.
     """
     best = raced[0]
-    points = calibration_points(best.outputs, validation.fraud)
+    points = calibration_points(best.outputs, validation.fraud, validation.weight)
     score = Calibration.of(points)(best.outputs)
-    numbers = policy_of(plan).resolve(score, validation.fraud, validation.at_ms)
+    numbers = policy_of(plan).resolve(score, validation.fraud, validation.at_ms, validation.weight)
     figures = {**measure(plan, validation, score, numbers, pipeline.file.top_k), **_sizes(data, validation)}
     bundle, golden = _bundle(plan, best, data, validation, points, numbers, figures, about_data, champion)
     checks = pipeline.file.checks
@@ -116,10 +116,10 @@ def measure(plan: Plan, rows: TrainingSet, score: F8, numbers: Numbers, top_k: i
     ids = rows.columns[plan.entities[0]]
     assert isinstance(ids, Text)
     return {
-        **metrics.ranking(score, rows.fraud),
+        **metrics.ranking(score, rows.fraud, rows.weight),
         "cp_at_k": metrics.card_precision(score, rows.fraud, ids.hashes(), rows.at_ms, top_k),
         "top_k": top_k,
-        **metrics.at_threshold(score, rows.fraud, rows.at_ms, numbers["review"]),
+        **metrics.at_threshold(score, rows.fraud, rows.at_ms, numbers["review"], rows.weight),
         "lift_top_1": metrics.lift(score, rows.fraud),
     }
 

@@ -103,6 +103,7 @@ class Seen:
 
     ends: Mapping[str, Mapping[int, int]]  # topic -> partition -> the first offset that is not read
     generations: tuple[int, ...]  # the others are not looked at
+    samples: tuple[str, ...] = ()  # of batch/review_sample.py
 
     def upto(self, topic: str) -> Mapping[int, int]:
         return self.ends.get(topic, {})

@@ -26,6 +26,7 @@ from msgspec import Meta
 from batch.gates import Kind, usual_gates
 from batch.gates.base import Place
 from batch.pipeline_checks import Checks
+from batch.pipeline_review import Review
 from riskflow.durations import duration_ms
 from riskflow.errors import DeclarationError
 from riskflow.typed_yaml import Lines, read_typed, where
@@ -50,6 +51,7 @@ class PipelineFile(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     top_k: Whole = 100
     retries: Annotated[int, Meta(ge=0, le=10)] = 1
     checks: Checks = Checks()
+    review: Review = Review()
     gates: list[Kind] = msgspec.field(default_factory=usual_gates)
 
 

@@ -36,9 +36,11 @@ from batch.let_through import read_decisions, weighted
 from batch.pipeline import Pipeline
 from batch.publish import Published, champion_bundle, publish, read_verdict, write_verdict
 from batch.replay import Progress, replay
+from batch.review_sample import read_odds, sampled, samples
 from batch.train import Learner, Span, Trained
 from batch.training_set import (
     AS_LABELLED,
+    SAMPLED,
     WEIGHTED,
     Terms,
     TrainingSet,
@@ -55,6 +57,7 @@ from riskflow.hashkey import read_hash_key
 from riskflow.keys import load_private_key, load_public_keys
 from riskflow.names import Names, checked
 from riskflow.plan import Plan
+from riskflow.policy import DAY_MS
 from riskflow.registry import CHAMPION, Registry
 from riskflow.settings import Settings
 
@@ -139,6 +142,8 @@ def _check_results(run: Run, data: TrainingSet) -> list[Gate]:
     results = checks.check_amount(data, wanted)
     if wanted.schema:
         results.append(checks.check_schema(run.plan, run.names, run.conf.lake_folder))
+        if not results[-1].passed:
+            return results  # fields that are something else cannot be looked into
     results += checks.check_fields(run.plan, data, wanted)
     return [*results, *checks.check_against_last(run.plan, data, wanted, last_set(run))]
 
@@ -307,7 +312,7 @@ def seen_now(run: Run) -> Seen:
     folder, generations = run.conf.lake_folder, _generations(run)
     read = since_files(generations)
     topics = [run.names.rows, run.names.scores, *(generations.at(g).held for g in read)]
-    return Seen({topic: lake.ends(folder, topic) for topic in topics}, tuple(read))
+    return Seen({t: lake.ends(folder, t) for t in topics}, tuple(read), tuple(samples(folder, run.plan.name)))
 
 
 def terms_of(run: Run, columns: Columns) -> Terms:
@@ -316,7 +321,9 @@ def terms_of(run: Run, columns: Columns) -> Terms:
     until = newest - run.pipeline.maturity_ms + 1
     file = run.pipeline.file
     declined = file.declined or (WEIGHTED if policy_of(run.plan).file.let_through else AS_LABELLED)
-    return Terms(until - run.pipeline.span_ms, until, newest + 1, tuple(file.label_sources), declined)
+    return Terms(
+        until - run.pipeline.span_ms, until, newest + 1, tuple(file.label_sources), declined, file.review.learn
+    )  # fmt: skip
 
 
 def span_set(run: Run, columns: Columns, terms: Terms, seen: Seen | None = None) -> TrainingSet:
@@ -324,7 +331,9 @@ def span_set(run: Run, columns: Columns, terms: Terms, seen: Seen | None = None)
     labels = resolve_labels(run.plan, columns, terms.label_sources, terms.known_before_ms)
     data = training_set(run.plan, columns, labels, terms.from_ms, terms.until_ms)
     data = data.rows(_first_of_each(data))
-    return weighted(data, labels, read_decisions(run, seen)) if terms.declined == WEIGHTED else data
+    if terms.declined == WEIGHTED:
+        data = weighted(data, labels, read_decisions(run, seen))
+    return sampled(data, labels, read_odds(run, seen)) if terms.learn == SAMPLED else data
 
 
 def _first_of_each(data: TrainingSet) -> Any:

@@ -24,6 +24,7 @@ SOURCE = "source"
 WEIGHT = "_weight"
 FOREVER_MS = 2**62
 AS_LABELLED, WEIGHTED = "as_labelled", "weighted"
+ALL, SAMPLED = "all", "sampled"
 
 
 @dataclass(frozen=True)
@@ -160,6 +161,7 @@ class Terms:
     known_before_ms: int  # labels that became known later do not count
     label_sources: tuple[str, ...] = ()
     declined: str = AS_LABELLED  # or WEIGHTED: batch/let_through.py
+    learn: str = ALL  # or SAMPLED: batch/review_sample.py
 
 
 def training_set(plan: Plan, columns: Columns, labels: Labels, from_ms: int, until_ms: int) -> TrainingSet:

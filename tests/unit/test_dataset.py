@@ -1,4 +1,4 @@
-"""A training set is made again from its manifest, bit for bit: after the lake has grown, and after files were merged."""
+"""A training set is made again from its manifest, bit for bit: the lake has grown since, and files were merged."""
 
 from __future__ import annotations
 

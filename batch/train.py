@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from batch.export import onnx_parity, to_onnx
 from batch.training_set import TrainingSet
+from batch.weights import fit
 from riskflow.columns import F8, Column, Text
 from riskflow.declare import TEXT
 from riskflow.errors import RiskflowError
@@ -136,7 +137,8 @@ class Learner:
                 f"{self.plan.name}: {int(fraud.sum())} frauds in the validation span, or too few before it to "
                 "learn from. Give a longer span in pipeline.yaml"
             )
-        reached = float(average_precision_score(fraud, outputs))
+        weight = None if self.data.weight is None else self.data.weight[validation]
+        reached = float(average_precision_score(fraud, outputs, sample_weight=weight))
         return Trained(candidate, outputs, reached, self.dictionaries, time.monotonic() - started)
 
     def refit(self, trained: Trained) -> None:
@@ -180,7 +182,9 @@ class Learner:
         factory = self.plan.usecase.models[name].candidates[self._choice(name, candidate)]
         estimator = make(factory, self.plan.model_inputs(name))
         with one_thread():
-            return _on_one_thread(estimator.fit(_never_empty(matrix[rows]), self.data.fraud[rows].astype(np.int64)))
+            target, weight = self.data.fraud[rows].astype(np.int64), self.data.weight
+            fitted = fit(estimator, _never_empty(matrix[rows]), target, None if weight is None else weight[rows])
+            return _on_one_thread(fitted)
 
     def _choice(self, name: str, candidate: str) -> str:
         known = self.plan.usecase.models[name].candidates

@@ -17,11 +17,14 @@ _LOG_ODDS = np.linspace(-np.log(1 / EDGE - 1), np.log(1 / EDGE - 1), 257)
 Points = dict[str, list[float]]
 
 
-def calibration_points(output: F8, fraud: F8) -> Points | None:
-    """Points of the curve that fits out-of-time outputs best; None where there are too few to say."""
+def calibration_points(output: F8, fraud: F8, weight: F8 | None = None) -> Points | None:
+    """Points of the curve that fits out-of-time outputs best; None where there are too few to say.
+
+    weight: how many events each row stands for; one by default.
+    """
     if min(fraud.sum(), (1 - fraud).sum()) < FEWEST:
         return None
-    curve = _fit(output, fraud)
+    curve = _fit(output, fraud, weight)
     if curve is None:
         return None
     x = 1 / (1 + np.exp(-_LOG_ODDS))
@@ -34,13 +37,13 @@ def _parts(output: F8) -> F8:
     return np.column_stack([np.log(x), -np.log1p(-x)])
 
 
-def _fit(output: F8, fraud: F8) -> F8 | None:
+def _fit(output: F8, fraud: F8, weight: F8 | None) -> F8 | None:
     """(a, b, c); a part whose factor would be negative is left out, as the paper does."""
     from sklearn.linear_model import LogisticRegression
 
     parts = _parts(output)
     for used in ([0, 1], [0], [1]):
-        model = LogisticRegression(C=1e6, max_iter=1000).fit(parts[:, used], fraud)
+        model = LogisticRegression(C=1e6, max_iter=1000).fit(parts[:, used], fraud, sample_weight=weight)
         if (model.coef_[0] >= 0).all() and model.coef_[0].sum() > 0:
             curve = np.zeros(3)
             curve[used], curve[2] = model.coef_[0], model.intercept_[0]

@@ -61,10 +61,10 @@ class Cut:
 
 
 class Generations:
-    """The generations of one use case in the lake."""
+    """The generations of one use case in the lake. seen: the lake as it was then, instead of all that is there."""
 
-    def __init__(self, plan: Plan, names: Names, folder: Path) -> None:
-        self.plan, self.names, self.lake = plan, names, folder
+    def __init__(self, plan: Plan, names: Names, folder: Path, seen: lake.Seen | None = None) -> None:
+        self.plan, self.names, self.lake, self.seen = plan, names, folder, seen
 
     def at(self, generation: int) -> Names:
         return Names(self.names.usecase, generation, self.names.prefix)
@@ -80,7 +80,8 @@ class Generations:
         """Those that only run beside another, too."""
         pattern = re.compile(re.escape(self.names.prefix + self.names.usecase) + r"\.g(\d+)")
         found = [pattern.fullmatch(p.parent.name) for p in (self.lake / "_generations").glob("*/start.json")]
-        return sorted(int(m.group(1)) for m in found if m)
+        begun = sorted(int(m.group(1)) for m in found if m)
+        return begun if self.seen is None else [g for g in begun if g in self.seen.generations]
 
     def present_and_next(self, store: Any, topics: Container[str]) -> tuple[Names, Names]:
         """Names of the generation that workers use, and of one that nothing was ever written under."""
@@ -124,17 +125,20 @@ class Generations:
 
     def rows(self, generation: int) -> Columns:
         """Effective rows that this generation scored, or whose labels it took."""
-        return lake.as_columns(self.plan, self.frame(generation, lake.read_topic(self.lake, self.names.rows)))
+        return lake.as_columns(self.plan, self.frame(generation, self._read(self.names.rows)))
 
     def applied(self, generation: int) -> tuple[pl.DataFrame, int]:
         """Rows that are in its records: `rows`, and behind them those that it took while another one scored.
 
         The second value says how many the first ones are.
         """
-        rows = self.frame(generation, lake.read_topic(self.lake, self.names.rows))
-        held = lake.effective(lake.read_topic(self.lake, self.at(generation).held))
+        rows = self.frame(generation, self._read(self.names.rows))
+        held = lake.effective(self._read(self.at(generation).held))
         both = pl.concat([f for f in (rows, held) if len(f)], how="diagonal_relaxed") if len(held) else rows
         return both, len(rows)
+
+    def _read(self, topic: str) -> pl.DataFrame:
+        return lake.read_topic(self.lake, topic, upto=self.seen and self.seen.upto(topic))
 
     def frame(self, generation: int, rows: pl.DataFrame) -> pl.DataFrame:
         """Those of the whole topic's rows that are this generation's, effective ones only."""

@@ -1,10 +1,10 @@
-"""Judges a trained candidate: makes its bundle, measures it beside the champion, holds it to gates.
+"""Judges a trained candidate: makes its bundle, measures it beside the champion (batch/compare.py), holds it to gates.
 
 What is measured are out-of-time outputs: those of models that had not seen the validation rows. The models in the
 bundle learned from the whole span, validation rows included; they are what parity and golden rows are checked on.
 
-A champion is compared on validation rows that it had not learned from either. A young one has learned from nearly all
-of them; then both bundles are compared as they stand, since each has seen the rows, and the verdict says so.
+Gates are those that pipeline.yaml declares (batch/gates), the checks of the data (batch/checks.py), and two that every
+bundle must pass: its golden rows, and a score that is not the same for all.
 """
 
 from __future__ import annotations
@@ -17,9 +17,14 @@ from typing import Any
 import numpy as np
 
 from batch import metrics
-from batch.bundling import build_bundle, usual_values
+from batch.bundling import build_bundle, plain, usual_values
 from batch.calibration import calibration_points
-from batch.pipeline import Gates, Pipeline
+from batch.checks import check_amount, check_inputs
+from batch.compare import Beside, Comparison, side_by_side
+from batch.gates import Gate
+from batch.gates.case import Case
+from batch.pipeline import Pipeline
+from batch.pipeline_checks import Checks
 from batch.train import Trained, input_values, outside_inputs
 from batch.training_set import TrainingSet
 from riskflow.bundle import Bundle, check_golden
@@ -33,31 +38,6 @@ from riskflow.scoring import Calibration, Scorer
 FEWEST_SCORES = 3  # distinct ones; a score with fewer says nothing
 GOLDEN_FROM = 5_000  # rows, the newest ones, among which golden rows are looked for
 DECILES = np.linspace(0, 1, 11)
-
-
-@dataclass(frozen=True)
-class Gate:
-    """One condition: what was found, what is wanted."""
-
-    name: str
-    passed: bool
-    found: Any
-    wanted: str
-
-    def sentence(self) -> str:
-        return f"{self.name}: found {self.found}, wanted {self.wanted}"
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Both on the same rows. Without figures there was nothing to compare with; `basis` says why, or which rows."""
-
-    basis: str
-    version: int | None = None
-    rows: int = 0
-    candidate: dict[str, Any] = field(default_factory=dict)
-    champion: dict[str, Any] = field(default_factory=dict)
-    difference: dict[str, float] = field(default_factory=dict)  # row by row
 
 
 @dataclass(frozen=True)
@@ -86,7 +66,7 @@ class Verdict:
         return "\n".join([f"{self.usecase}: {self.candidate} is not published, {len(lines)} gates failed", *lines])
 
     def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "passed": self.passed}
+        return dict(plain({**asdict(self), "passed": self.passed}))
 
 
 @dataclass(frozen=True)
@@ -109,15 +89,18 @@ def judge(
     data: everything that was learned from; validation: its newest part, in the order of the candidates' outputs.
     """
     best = raced[0]
-    points = calibration_points(best.outputs, validation.fraud)
+    points = calibration_points(best.outputs, validation.fraud, validation.weight)
     score = Calibration.of(points)(best.outputs)
-    numbers = policy_of(plan).resolve(score, validation.fraud, validation.at_ms)
+    numbers = policy_of(plan).resolve(score, validation.fraud, validation.at_ms, validation.weight)
     figures = {**measure(plan, validation, score, numbers, pipeline.file.top_k), **_sizes(data, validation)}
     bundle, golden = _bundle(plan, best, data, validation, points, numbers, figures, about_data, champion)
-    against = compare(plan, pipeline, validation, score, bundle, champion)
-    gates = [*data_gates(plan, data, validation, pipeline.gates), *_parity(best, pipeline.gates)]
-    gates += [_not_worse(figures, against, pipeline.gates), _varied(score), golden]
+    checks = pipeline.file.checks
+    beside = side_by_side(plan, validation, score, bundle, champion, checks.frauds.least or 1)
+    case = Case(plan, pipeline, data, validation, best, score, numbers, figures, bundle, champion, beside)
+    gates = [*data_gates(plan, data, validation, checks), *(gate.judge(case) for gate in pipeline.gates)]
+    gates += [_varied(score), golden]
     race = {t.candidate: t.average_precision for t in raced}
+    against = _comparison(plan, beside, numbers, champion, pipeline.file.top_k)
     return Judged(bundle, Verdict(plan.name, best.candidate, gates, figures, against, race))
 
 
@@ -134,10 +117,10 @@ def measure(plan: Plan, rows: TrainingSet, score: F8, numbers: Numbers, top_k: i
     ids = rows.columns[plan.entities[0]]
     assert isinstance(ids, Text)
     return {
-        **metrics.ranking(score, rows.fraud),
+        **metrics.ranking(score, rows.fraud, rows.weight),
         "cp_at_k": metrics.card_precision(score, rows.fraud, ids.hashes(), rows.at_ms, top_k),
         "top_k": top_k,
-        **metrics.at_threshold(score, rows.fraud, rows.at_ms, numbers["review"]),
+        **metrics.at_threshold(score, rows.fraud, rows.at_ms, numbers["review"], rows.weight),
         "lift_top_1": metrics.lift(score, rows.fraud),
     }
 
@@ -152,40 +135,13 @@ def _sizes(data: TrainingSet, validation: TrainingSet) -> dict[str, int]:
 # ---- gates -----------------------------------------------------------------------------------------------------------
 
 
-def data_gates(plan: Plan, data: TrainingSet, validation: TrainingSet, gates: Gates) -> list[Gate]:
-    """Whether there is enough to learn from, and whether it looks as it should."""
-    low, high = gates.lowest_label_rate, gates.highest_label_rate
-    worst, missing = most_missing(plan, data)
-    return [
-        Gate("rows", len(data) >= gates.fewest_rows, len(data), f"at least {gates.fewest_rows}"),
-        Gate("frauds", data.frauds >= gates.fewest_frauds, data.frauds, f"at least {gates.fewest_frauds}"),
-        Gate("label_rate", low <= data.rate <= high, round(data.rate, 6), f"{low:g} to {high:g}"),
-        Gate(
-            "validation_frauds", validation.frauds >= gates.fewest_frauds, validation.frauds,
-            f"at least {gates.fewest_frauds} in the validation span",
-        ),
-        Gate("missing", missing <= gates.most_missing, f"{worst} {missing:.4f}", f"at most {gates.most_missing:g}"),
-    ]  # fmt: skip
-
-
-def most_missing(plan: Plan, data: TrainingSet) -> tuple[str, float]:
-    """The model input that is missing most often, and in which share of rows."""
-    shares = {name: _missing_share(data.columns[name]) for name in outside_inputs(plan)}
-    worst = max(shares, key=lambda name: shares[name], default="no input")
-    return worst, shares.get(worst, 0.0)
-
-
-def _missing_share(column: Any) -> float:
-    if not len(column):
-        return 1.0
-    if isinstance(column, Text):
-        return float(column.missing().mean())
-    return float((column < 0).mean() if column.dtype == np.int32 else np.isnan(column).mean())
-
-
-def _parity(trained: Trained, gates: Gates) -> list[Gate]:
-    largest = max(trained.parity.values(), default=0.0)
-    return [Gate("onnx_parity", largest <= gates.onnx_parity, f"{largest:.3g}", f"at most {gates.onnx_parity:g}")]
+def data_gates(plan: Plan, data: TrainingSet, validation: TrainingSet, checks: Checks) -> list[Gate]:
+    """Whether there is enough to learn from, in the validation span as well, and whether it looks as it should."""
+    held_out = Gate(
+        "validation_frauds", checks.frauds.holds(validation.frauds), validation.frauds,
+        f"{checks.frauds.words} in the validation span",
+    )  # fmt: skip
+    return [*check_amount(data, checks), held_out, check_inputs(data, checks, outside_inputs(plan))]
 
 
 def _varied(score: F8) -> Gate:
@@ -193,40 +149,15 @@ def _varied(score: F8) -> Gate:
     return Gate("score_not_constant", distinct >= FEWEST_SCORES, f"{distinct} scores", f"at least {FEWEST_SCORES}")
 
 
-# ---- beside the champion ---------------------------------------------------------------------------------------------
-
-
-def compare(
-    plan: Plan, pipeline: Pipeline, validation: TrainingSet, score: F8, bundle: Bundle | None, champion: Bundle | None
-) -> Comparison:
-    """Candidate and champion on the same validation rows; `score` are the candidate's out-of-time scores of all."""
-    if champion is None or bundle is None:
-        return Comparison("there is no champion" if champion is None else "the candidate has no bundle")
-    changed = [n for n, print_ in champion.needed.items() if n not in plan.nodes or plan.nodes[n].fingerprint != print_]
-    if changed:
-        return Comparison(f"champion {champion.version} needs {changed[0]!r} as it no longer is", champion.version)
-    unseen = validation.at_ms > champion.data.get("last_ms", 0)
-    if validation.rows(unseen).frauds >= pipeline.gates.fewest_frauds:
-        rows, score, basis = validation.rows(unseen), score[unseen], "rows that neither had learned from"
-    else:
-        rows, basis = validation, "rows that both bundles had learned from, since the champion is young"
-        score = Scorer(plan, bundle).score(rows.columns).score
-    other = Scorer(plan, champion).score(rows.columns).score
-    figures = [measure(plan, rows, *s, pipeline.file.top_k) for s in ((score, bundle.policy), (other, champion.policy))]
-    moved = metrics.difference(score, other, bundle.policy["review"], champion.policy["review"])
-    return Comparison(basis, champion.version, len(rows), *figures, moved)
-
-
-def _not_worse(figures: Mapping[str, Any], against: Comparison, gates: Gates) -> Gate:
-    name = "average_precision"
-    if not against.champion:
-        return Gate(name, figures["ap"] is not None, figures["ap"], f"any: {against.basis}")
-    mine, its = against.candidate["ap"], against.champion["ap"]
-    least = gates.average_precision * (its or 0.0)
-    wanted = (
-        f"at least {least:.4f}, {gates.average_precision:g} of the champion's {its} on {against.rows} {against.basis}"
-    )
-    return Gate(name, mine is not None and mine >= least, mine, wanted)
+def _comparison(plan: Plan, beside: Beside, numbers: Numbers, champion: Bundle | None, top_k: int) -> Comparison:
+    """Every figure of both, as the verdict tells them."""
+    rows = beside.rows
+    if rows is None or champion is None:
+        return Comparison(beside.basis, beside.version)
+    policies = (numbers, champion.policy)
+    mine, its = (measure(plan, rows, s, p, top_k) for s, p in zip((beside.score, beside.other), policies, strict=True))
+    moved = metrics.difference(beside.score, beside.other, *(p["review"] for p in policies))
+    return Comparison(beside.basis, beside.version, len(rows), mine, its, moved)
 
 
 # ---- the bundle ------------------------------------------------------------------------------------------------------

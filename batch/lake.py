@@ -11,10 +11,9 @@ that begins first, or is longer, wins. A file that cannot be read is never passe
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -145,31 +144,29 @@ def gaps(lake: Path, topic: str) -> list[tuple[int, int, int]]:
     return out
 
 
-def manifest(lake: Path, topics: list[str]) -> list[dict[str, Any]]:
-    """Which files a data set is made of: path in the lake, offset range, sha256."""
-    return [
-        {
-            "path": str(p.path.relative_to(lake)), "partition": p.partition, "first": p.start, "last": p.last,
-            "sha256": _sha256(p.path),
-        }
-        for topic in topics
-        for p in parts(lake, topic)
-    ]  # fmt: skip
+@dataclass(frozen=True)
+class Seen:
+    """A lake as it once was: what is read of it, however much it has grown since, or been merged into other files."""
+
+    ends: Mapping[str, Mapping[int, int]]  # topic -> partition -> the first offset that is not read
+    generations: tuple[int, ...]  # the others are not looked at
+    samples: tuple[str, ...] = ()  # of batch/review_sample.py
+
+    def upto(self, topic: str) -> Mapping[int, int]:
+        return self.ends.get(topic, {})
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def read_topic(lake: Path, topic: str, columns: list[str] | None = None) -> pl.DataFrame:
+def read_topic(
+    lake: Path, topic: str, columns: list[str] | None = None, upto: Mapping[int, int] | None = None
+) -> pl.DataFrame:
     """All archived records of a topic, as they were sent; columns that a file does not have are null there.
 
+    upto: partition -> the first offset that is not read; a partition that it does not name is left out.
     Raises BrokenFile for one that cannot be read.
     """
     for look in range(LOOKS):
         try:
-            frames = [_read(part, columns) for part in parts(lake, topic)]
+            frames = [_read(part, columns, upto) for part in parts(lake, topic)]
             break
         except FileNotFoundError:  # it was merged into a longer one (batch/compact.py)
             if look == LOOKS - 1:
@@ -178,7 +175,10 @@ def read_topic(lake: Path, topic: str, columns: list[str] | None = None) -> pl.D
     return pl.concat(frames, how="diagonal_relaxed", rechunk=True) if frames else pl.DataFrame()
 
 
-def _read(part: Part, columns: list[str] | None) -> pl.DataFrame:
+def _read(part: Part, columns: list[str] | None, upto: Mapping[int, int] | None) -> pl.DataFrame:
+    end = part.last + 1 if upto is None else upto.get(part.partition, 0)
+    if end <= part.start:
+        return pl.DataFrame()
     try:
         there = columns and [c for c in pl.read_parquet_schema(part.path) if c in {*columns, OFFSET}]
         frame = pl.read_parquet(part.path, columns=there or None, hive_partitioning=False)
@@ -189,7 +189,9 @@ def _read(part: Part, columns: list[str] | None) -> pl.DataFrame:
             f"{part.path} cannot be read ({error}). Run `riskflow mend` for its use case: it sets the file aside, and "
             "`riskflow archive` brings its offsets again while Kafka has them"
         ) from None
-    return frame.filter(pl.col(OFFSET) >= part.start) if part.clipped else frame
+    if part.clipped or end <= part.last:
+        frame = frame.filter(pl.col(OFFSET).is_between(part.start, end - 1))
+    return frame
 
 
 # ---- rows ------------------------------------------------------------------------------------------------------------

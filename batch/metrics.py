@@ -13,13 +13,14 @@ from riskflow.policy import DAY_MS
 Bools = NDArray[np.bool_]
 
 
-def ranking(score: F8, fraud: F8) -> dict[str, float | None]:
-    """auc and ap; None where there is only one class."""
+def ranking(score: F8, fraud: F8, weight: F8 | None = None) -> dict[str, float | None]:
+    """auc and ap; None where there is only one class. weight: how many events each row stands for."""
     from sklearn.metrics import average_precision_score, roc_auc_score
 
     if len(np.unique(fraud)) < 2:
         return {"auc": None, "ap": None}
-    return {"auc": float(roc_auc_score(fraud, score)), "ap": float(average_precision_score(fraud, score))}
+    auc, ap = (m(fraud, score, sample_weight=weight) for m in (roc_auc_score, average_precision_score))
+    return {"auc": float(auc), "ap": float(ap)}
 
 
 def card_precision(score: F8, fraud: F8, card: I8, at_ms: I8, k: int) -> float:
@@ -48,18 +49,21 @@ def _cards_found(score: F8, fraud: F8, card: I8, k: int) -> I8:
     return cards[ranked[bad[ranked] > 0]]
 
 
-def at_threshold(score: F8, fraud: F8, at_ms: I8, threshold: float | None) -> dict[str, float | None]:
+def at_threshold(
+    score: F8, fraud: F8, at_ms: I8, threshold: float | None, weight: F8 | None = None
+) -> dict[str, float | None]:
     """accuracy, precision, recall, f1 and alerts a day when everything from the threshold on is looked at."""
     flagged = score >= (np.inf if threshold is None else threshold)
     bad = fraud > 0
-    hits = float((flagged & bad).sum())
-    precision, recall = _share(hits, flagged.sum()), _share(hits, bad.sum())
+    each = np.ones(len(score)) if weight is None else weight
+    hits = float(each[flagged & bad].sum())
+    precision, recall = _share(hits, each[flagged].sum()), _share(hits, each[bad].sum())
     return {
-        "accuracy": float((flagged == bad).mean()),
+        "accuracy": float(each[flagged == bad].sum() / each.sum()),
         "precision": precision,
         "recall": recall,
         "f1": _f1(precision, recall),
-        "alerts_per_day": float(flagged.sum()) / days(at_ms),
+        "alerts_per_day": float(each[flagged].sum()) / days(at_ms),
     }
 
 

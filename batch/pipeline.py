@@ -7,12 +7,15 @@
     folds: 4                     parts of the rest, for out-of-time predictions of lower layers
     candidates: [hist_gradient_boosting, random_forest]       names that models.py knows; default: all
     label_sources: [analyst, chargeback]                      strongest first; others are weaker than these
-    gates: {average_precision: 0.95, onnx_parity: 1.0e-5, ...}
+    label_maturity: {chargeback: 45d}                         how long a source takes, where longer than `maturity`
+    checks: {rows: {least: 5000}, ...}                        what data must look like: batch/pipeline_checks.py
+    gates: [{gate: not_worse, margin: 0.05}, ...]             what a bundle must pass: batch/gates
+    search: {trials: 30}                                      whether better parameters are looked for
     dags: ..., promotion: ..., pool: ..., run_in: ..., tasks: ...        batch/pipeline_dags.py
-    alerts: {topic: true, webhook: env:TEAM_HOOK}                        batch/alerts.py
-    search: {trials: 30}         whether better parameters are looked for: batch/pipeline_search.py
+    race: ..., ramp: ...                                      how a challenger takes over: batch/pipeline_promotion.py
+    alerts: {topic: true, webhook: env:TEAM_HOOK}             batch/alerts.py
 
-Every line has a default: see `PipelineFile` and `Gates`.
+Every line has a default: see `PipelineFile`, and docs/training.md for what checks and gates there are.
 """
 
 from __future__ import annotations
@@ -20,15 +23,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
 from batch import pipeline_dags
 from batch.alerts import Alerts
+from batch.gates import Kind, usual_gates
+from batch.gates.base import Place
+from batch.pipeline_checks import Checks
 from batch.pipeline_dags import Dags, Maintain, Pod, Pool, Promotion, RunIn, UserTask
 from batch.pipeline_promotion import RaceFile, RampFile, check_promotion
+from batch.pipeline_review import Review
 from batch.pipeline_search import SearchFile
 from riskflow.durations import duration_ms
 from riskflow.errors import DeclarationError
@@ -38,20 +45,7 @@ if TYPE_CHECKING:  # a DAG file reads this at every parse: nothing heavy here
     from riskflow.plan import Plan
 
 FILE = "pipeline.yaml"
-Share = Annotated[float, Meta(ge=0, le=1)]
 Whole = Annotated[int, Meta(ge=1)]
-
-
-class Gates(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """What a bundle must reach before it is published."""
-
-    average_precision: Annotated[float, Meta(gt=0)] = 0.95  # at least this part of the champion's, on the same rows
-    onnx_parity: Annotated[float, Meta(gt=0)] = 1e-5  # largest difference between scikit-learn and ONNX
-    fewest_rows: Whole = 2_000
-    fewest_frauds: Whole = 20  # in the validation span as well
-    lowest_label_rate: Share = 0.0002
-    highest_label_rate: Share = 0.2
-    most_missing: Share = 0.995  # of any input of a model
 
 
 class PipelineFile(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -62,9 +56,14 @@ class PipelineFile(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     folds: Annotated[int, Meta(ge=2, le=20)] = 4
     candidates: list[str] = []
     label_sources: list[str] = []
+    label_maturity: dict[str, str] = {}
+    declined: Literal["as_labelled", "weighted"] | None = None  # None: weighted where the policy lets some through
     top_k: Whole = 100
     retries: Annotated[int, Meta(ge=0, le=10)] = 1
-    gates: Gates = Gates()
+    checks: Checks = Checks()
+    review: Review = Review()
+    gates: list[Kind] = msgspec.field(default_factory=usual_gates)
+    search: SearchFile = SearchFile()
     alerts: Alerts = Alerts()
     dags: Dags = Dags()
     promotion: Promotion = "at_once"
@@ -78,7 +77,6 @@ class PipelineFile(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     pod: Pod = Pod()
     maintain: Maintain = Maintain()
     tasks: list[UserTask] = []
-    search: SearchFile = SearchFile()
 
 
 @dataclass(frozen=True)
@@ -110,14 +108,15 @@ class Pipeline:
 
     @property
     def maturity_ms(self) -> int:
-        return duration_ms(self.file.maturity)
+        """How old an event must be: each source of labels has had its time then, so that silence means genuine."""
+        return max(map(duration_ms, [self.file.maturity, *self.file.label_maturity.values()]))
 
     @property
     def validation_ms(self) -> int:
         return duration_ms(self.file.validation)
 
     @property
-    def gates(self) -> Gates:
+    def gates(self) -> list[Kind]:
         return self.file.gates
 
     def learning_from(self, days: int) -> Pipeline:
@@ -132,7 +131,7 @@ class Pipeline:
         return list(self.file.candidates) or known_candidates(plan)
 
     def check(self, plan: Plan) -> None:
-        """Every candidate must be known to a model."""
+        """Every candidate must be known to a model; checks and gates speak of fields and features that there are."""
         known = known_candidates(plan)
         for i, name in enumerate(self.file.candidates):
             if name not in known:
@@ -141,6 +140,15 @@ class Pipeline:
                     f"{name!r} is a candidate of no model",
                     f"Known: {', '.join(known) or 'none'}",
                 )
+        types = plan.scored.types
+        numbers = [name for name, kind in types.items() if kind.kind == "number"]
+        self.file.checks.check(numbers, list(types), self._within("$.checks"))
+        for i, gate in enumerate(self.gates):
+            gate.check(plan, self._within(f"$.gates[{i}]"))
+
+    def _within(self, place: str) -> Place:
+        """File and line of what stands below a place."""
+        return lambda name: self.at(f"{place}.{name}" if name else place)
 
     def problems(self) -> Iterator[DeclarationError]:
         """Everything that is wrong with the file as it stands; what needs a plan is in `check`."""
@@ -159,7 +167,6 @@ class Pipeline:
         return [
             self._check_schedule,
             self._check_span,
-            self._check_rates,
             self._check_twice,
             lambda: self.file.alerts.check(self.at),
             lambda: check_promotion(self.file.race, self.file.ramp, self.at("$.ramp")),
@@ -179,10 +186,8 @@ class Pipeline:
             raise DeclarationError(
                 self.at("$.validation"), f"is more than half of the span ({self.file.span})", "Make it shorter"
             )
-
-    def _check_rates(self) -> None:
-        if self.gates.lowest_label_rate > self.gates.highest_label_rate:
-            raise DeclarationError(self.at("$.gates.lowest_label_rate"), "is above highest_label_rate", "Swap them")
+        for source, text in self.file.label_maturity.items():
+            pipeline_dags.check_duration(self.at(f"$.label_maturity.{source}"), text)
 
     def _check_twice(self) -> None:
         for i, name in enumerate(self.file.candidates):

@@ -8,7 +8,9 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from batch.judge import Comparison, Gate, Judged, Verdict
+from batch.compare import Comparison
+from batch.gates import Gate
+from batch.judge import Judged, Verdict
 from riskflow.bundle import Bundle, verify_signature
 from riskflow.errors import RiskflowError
 from riskflow.keys import PublicKeys

@@ -13,6 +13,7 @@ from riskflow.errors import BundleRefused, NotReady, RiskflowError
 from riskflow.keys import PublicKeys, load_public_keys
 from riskflow.names import Names
 from riskflow.plan import Plan
+from riskflow.policy import Numbers
 from riskflow.registry import Registry
 from riskflow.settings import Settings
 
@@ -47,6 +48,13 @@ class Shelf:
         if Path(asked).is_file():
             return self._in_file(Path(asked))
         return verify(self._registry.raw(self._version(asked)), self._keys, plan=self.plan)
+
+    def policy(self, version: int) -> Numbers | None:
+        """The resolved policy of a published bundle; None where that is not known any more."""
+        try:
+            return verify_signature(self._registry.raw(version), self._keys).policy
+        except (NotReady, BundleRefused):
+            return None
 
     def needs(self, version: int) -> Mapping[str, str] | None:
         """Fingerprints of the features that a published bundle needs; None where that is not known any more."""

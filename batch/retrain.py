@@ -3,6 +3,7 @@
     archive  ->  labels  ->  check  ->  replay  ->  train (one for each candidate)  ->  judge  ->  publish
 
     runs/<use case>/<run>/
+        checks.json                  what was looked at before     manifest.json   what the frame was made of
         frame.parquet                what is learned from          data.json       which rows these are
         candidates/<name>/           a trained candidate, or why there is none
         bundle.bin                   the best one's, not signed    verdict.json    the evidence, gate by gate
@@ -25,18 +26,31 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from batch import checks, lake
 from batch.fold import fold, stage_orders
+from batch.gates import Gate
 from batch.generations import FILES, Generations, base
 from batch.given import Given, given_for
 from batch.history import history_columns
-from batch.judge import Gate, Judged, judge
-from batch.lake import as_columns
+from batch.judge import Judged, judge, policy_of
+from batch.lake import Seen, as_columns
+from batch.let_through import read_decisions, weighted
 from batch.pipeline import Pipeline
 from batch.publish import Published, champion_bundle, publish, read_verdict, write_verdict
 from batch.replay import Progress, replay
+from batch.review_sample import read_odds, sampled, samples
 from batch.train import Span, Trained
 from batch.train import train as race
-from batch.training_set import TrainingSet, resolve_labels, scored_columns, training_set
+from batch.training_set import (
+    AS_LABELLED,
+    SAMPLED,
+    WEIGHTED,
+    Terms,
+    TrainingSet,
+    resolve_labels,
+    scored_columns,
+    training_set,
+)  # fmt: skip
 from riskflow.bundle import Bundle
 from riskflow.columns import Columns, concat, n_rows, take
 from riskflow.connect import connect
@@ -46,6 +60,7 @@ from riskflow.hashkey import read_hash_key
 from riskflow.keys import load_private_key, load_public_keys
 from riskflow.names import Names, checked
 from riskflow.plan import Plan
+from riskflow.policy import DAY_MS
 from riskflow.registry import CHAMPION, Registry
 from riskflow.settings import Settings
 
@@ -53,6 +68,7 @@ Summary = dict[str, Any]
 NOT_TRAINED = "not_trained.json"  # in a candidate's folder: why its training failed
 FRAME, DATA, BUNDLE, PUBLISHED = "frame.parquet", "data.json", "bundle.bin", "published.json"
 SEARCH = "search"
+MANIFEST = "manifest.json"
 
 
 class CheckFailed(RiskflowError):
@@ -129,31 +145,55 @@ def archive(run: Run) -> Summary:
 def check(run: Run) -> Summary:
     """Whether enough was archived, with labels as usual, before anything expensive begins; raises CheckFailed."""
     columns = collected(run)
-    data = _span_set(run, columns)
-    gates, limits = [], run.pipeline.gates
-    gates.append(Gate("rows", len(data) >= limits.fewest_rows, len(data), f"at least {limits.fewest_rows}"))
-    gates.append(Gate("frauds", data.frauds >= limits.fewest_frauds, data.frauds, f"at least {limits.fewest_frauds}"))
-    low, high = limits.lowest_label_rate, limits.highest_label_rate
-    gates.append(Gate("label_rate", low <= data.rate <= high, round(data.rate, 6), f"{low:g} to {high:g}"))
-    gates += _field_gates(run.plan, data, limits.most_missing)
-    failed = [gate.sentence() for gate in gates if not gate.passed]
+    data = span_set(run, columns, terms_of(run, columns))
+    results = _check_results(run, data)
+    checks.write_results(results, run.folder / checks.RESULTS)
+    failed = [result.sentence() for result in results if not result.passed]
     if failed:
         raise CheckFailed(f"{run.plan.name}: not fit to learn from. " + "; ".join(failed))
     return {"rows": len(data), "frauds": data.frauds, "label_rate": data.rate, "archived_rows": n_rows(columns)}
 
 
+def _check_results(run: Run, data: TrainingSet) -> list[Gate]:
+    wanted = run.pipeline.file.checks
+    results = checks.check_amount(data, wanted)
+    if wanted.schema:
+        results.append(checks.check_schema(run.plan, run.names, run.conf.lake_folder))
+        if not results[-1].passed:
+            return results  # fields that are something else cannot be looked into
+    results += checks.check_fields(run.plan, data, wanted)
+    return [*results, *checks.check_against_last(run.plan, data, wanted, last_set(run))]
+
+
+def last_set(run: Run) -> Summary | None:
+    """What data.json says of the training set of the newest run that was published; None before the first one."""
+    published = sorted(
+        run.folder.parent.glob(f"*/{PUBLISHED}"), key=lambda path: (path.stat().st_mtime_ns, path.parent)
+    )
+    earlier = [path.parent for path in published if path.parent != run.folder and (path.parent / DATA).is_file()]
+    return {**json.loads((earlier[-1] / DATA).read_text()), "run": earlier[-1].name} if earlier else None
+
+
 def replay_frame(run: Run) -> Summary:
     """Works out the features of all archived rows through the kernel, and writes the span that is learned from."""
-    return _write_frame(run, with_features(run))
+    from batch import dataset
+
+    seen = seen_now(run)
+    columns = with_features(run, seen=seen)
+    terms = terms_of(run, columns)
+    data = span_set(run, columns, terms, seen)
+    about = _write_frame(run, data)
+    dataset.write(dataset.of_lake(run, seen, terms, data), run.folder / MANIFEST)
+    return about
 
 
-def _write_frame(run: Run, columns: Columns) -> Summary:
-    data = _span_set(run, columns)
+def _write_frame(run: Run, data: TrainingSet) -> Summary:
     if not len(data):
-        raise CheckFailed(f"{run.plan.name}: no event is older than the maturity ({run.pipeline.file.maturity})")
+        maturity = f"{run.pipeline.maturity_ms // DAY_MS} d"
+        raise CheckFailed(f"{run.plan.name}: no event is older than the maturity ({maturity})")
     data.write(run.folder / FRAME)
     about = {"rows": len(data), "frauds": data.frauds, "from_ms": int(data.at_ms[0]), "to_ms": int(data.at_ms[-1])}
-    (run.folder / DATA).write_text(json.dumps(about))
+    (run.folder / DATA).write_text(json.dumps({**about, "profile": checks.profiles(run.plan, data)}))
     return about
 
 
@@ -210,7 +250,8 @@ def judge_run(run: Run, alone: bool = False) -> Summary:
     if not raced:
         raise RiskflowError(f"{run.plan.name}, run {run.name}: no candidate was trained. Train one first")
     champion = None if alone else champion_bundle(run.registry(), load_public_keys(run.conf.keys_folder))
-    judged = judge(run.plan, run.pipeline, data, span.validation(data), raced, champion, {"run": run.name})
+    about = {"run": run.name, **_manifest_hash(run)}
+    judged = judge(run.plan, run.pipeline, data, span.validation(data), raced, champion, about)
     (run.folder / BUNDLE).unlink(missing_ok=True)
     if judged.bundle is not None:
         (run.folder / BUNDLE).write_bytes(judged.bundle.to_bytes())
@@ -242,8 +283,15 @@ def publish_run(run: Run, who: str = "retrain", why: str = "", alias: str = CHAM
 
 def frame_from_tables(run: Run, tables: Mapping[str, pl.DataFrame | None]) -> Summary:
     """Step `replay` for a history in files, where nothing was archived yet: tables by the name of their feed."""
+    from batch import dataset
+
     key = read_hash_key(run.plan, run.conf.keys_folder)
-    return _write_frame(run, replay(run.plan, history_columns(run.plan, tables, key)).columns)
+    columns = replay(run.plan, history_columns(run.plan, tables, key)).columns
+    terms = terms_of(run, columns)
+    data = span_set(run, columns, terms)
+    about = _write_frame(run, data)
+    dataset.write(dataset.of_tables(run, tables, terms, data), run.folder / MANIFEST)
+    return about
 
 
 # ---- what has been archived ------------------------------------------------------------------------------------------
@@ -252,18 +300,18 @@ def frame_from_tables(run: Run, tables: Mapping[str, pl.DataFrame | None]) -> Su
 def collected(run: Run) -> Columns:
     """Rows of all feeds as they were archived, files of a first start included; features are not looked at."""
     generations = _generations(run)
-    parts = [base(run.plan, part) for g in _since_files(generations) for part in _parts(generations, g)]
+    parts = [base(run.plan, part) for g in since_files(generations) for part in _parts(generations, g)]
     return _nonempty(run, parts)
 
 
-def with_features(run: Run, tell: Progress | None = None) -> Columns:
+def with_features(run: Run, tell: Progress | None = None, seen: Seen | None = None) -> Columns:
     """The same rows with features by this plan: files in the order of time, what was streamed in its recorded order.
 
-    Everything is folded again, so a feature that has changed or is new needs no other way.
+    Everything is folded again, so a feature that has changed or is new needs no other way. seen: of the lake as it was.
     """
-    generations = _generations(run)
+    generations = Generations(run.plan, run.names, run.conf.lake_folder, seen)
     parts: list[Columns] = []
-    for generation in _since_files(generations):
+    for generation in since_files(generations):
         history = generations.history(generation)
         if history is not None:
             parts.append(replay(run.plan, base(run.plan, history), tell=tell).columns)
@@ -280,7 +328,7 @@ def _generations(run: Run) -> Generations:
     return Generations(run.plan, run.names, run.conf.lake_folder)
 
 
-def _since_files(generations: Generations) -> list[int]:
+def since_files(generations: Generations) -> list[int]:
     """Generations from the last one on that began with files: those hold everything from before."""
     known = sorted({1, *generations.known()})
     began = [g for g in known if generations.start(g).made_from == FILES]
@@ -307,29 +355,39 @@ def _wanted(plan: Plan, columns: Columns) -> Columns:
     return {name: columns[name] for name in names}
 
 
-def _span_set(run: Run, columns: Columns) -> TrainingSet:
-    """The newest rows that had time to get their label, with what they turned out to be."""
-    labels = resolve_labels(run.plan, columns, run.pipeline.file.label_sources)
-    until = int(np.asarray(columns[TIME]).max()) - run.pipeline.maturity_ms + 1
-    data = training_set(run.plan, columns, labels, until - run.pipeline.span_ms, until)
-    return data.rows(_first_of_each(data))
+def seen_now(run: Run) -> Seen:
+    """The lake as it is now: rows that are archived from here on are not in what is read by it."""
+    folder, generations = run.conf.lake_folder, _generations(run)
+    read = since_files(generations)
+    topics = [run.names.rows, run.names.scores, *(generations.at(g).held for g in read)]
+    return Seen({t: lake.ends(folder, t) for t in topics}, tuple(read), tuple(samples(folder, run.plan.name)))
+
+
+def terms_of(run: Run, columns: Columns) -> Terms:
+    """The newest rows that had time to get their label, by pipeline.yaml."""
+    newest = int(np.asarray(columns[TIME]).max())
+    until = newest - run.pipeline.maturity_ms + 1
+    file = run.pipeline.file
+    declined = file.declined or (WEIGHTED if policy_of(run.plan).file.let_through else AS_LABELLED)
+    return Terms(
+        until - run.pipeline.span_ms, until, newest + 1, tuple(file.label_sources), declined, file.review.learn
+    )  # fmt: skip
+
+
+def span_set(run: Run, columns: Columns, terms: Terms, seen: Seen | None = None) -> TrainingSet:
+    """The rows that the terms name, with what they turned out to be."""
+    labels = resolve_labels(run.plan, columns, terms.label_sources, terms.known_before_ms)
+    data = training_set(run.plan, columns, labels, terms.from_ms, terms.until_ms)
+    data = data.rows(_first_of_each(data))
+    if terms.declined == WEIGHTED:
+        data = weighted(data, labels, read_decisions(run, seen))
+    return sampled(data, labels, read_odds(run, seen)) if terms.learn == SAMPLED else data
 
 
 def _first_of_each(data: TrainingSet) -> Any:
     """One row of each event: a first start's files may reach into what was streamed."""
     ids: Any = data.columns[ID]
     return np.sort(np.unique(ids.hashes(), return_index=True)[1]) if len(data) else np.zeros(0, np.int64)
-
-
-def _field_gates(plan: Plan, data: TrainingSet, most: float) -> list[Gate]:
-    """Fields that every event should have, and hardly any has."""
-    gates = []
-    for name, kind in plan.scored.types.items():
-        column = data.columns.get(name)
-        if isinstance(column, np.ndarray) and column.dtype.kind == "f" and not kind.optional and len(column):
-            share = float(np.isnan(column).mean())
-            gates.append(Gate(f"field {name}", share <= most, f"{share:.4f} missing", f"at most {most:g}"))
-    return gates
 
 
 # ---- files -----------------------------------------------------------------------------------------------------------
@@ -350,6 +408,13 @@ def _written(run: Run, trained: Trained) -> Summary:
         "average_precision": trained.average_precision,
         "seconds": round(trained.seconds, 1),
     }
+
+
+def _manifest_hash(run: Run) -> dict[str, str]:
+    from batch import dataset
+
+    path = run.folder / MANIFEST
+    return {"manifest": dataset.manifest_hash(dataset.read(path))} if path.is_file() else {}
 
 
 def _published(published: Published) -> Summary:

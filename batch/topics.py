@@ -49,6 +49,7 @@ def wanted_topics(plan: Plan, names: Names, partitions: int) -> list[Wanted]:
         Wanted(names.rows, partitions, BROKER_TIME | LARGE | forever),
         Wanted(names.rejected, 1, BROKER_TIME | LARGE | forever),
         Wanted(names.alerts, 1, BROKER_TIME | {"retention.ms": str(30 * DAY_MS)}),
+        Wanted(names.review, 1, BROKER_TIME | forever),
     ]
     return [*feeds, *inner, *out]
 

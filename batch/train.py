@@ -26,6 +26,7 @@ from batch.export import onnx_parity, to_onnx
 from batch.given import Given
 from batch.recipes import make, recipe
 from batch.training_set import TrainingSet
+from batch.weights import fit
 from riskflow.columns import F8, Column, Text
 from riskflow.declare import TEXT
 from riskflow.errors import RiskflowError
@@ -227,7 +228,8 @@ class Learner:
     def _average_precision(self, rows: NDArray[np.bool_], outputs: F8) -> float:
         from sklearn.metrics import average_precision_score
 
-        return float(average_precision_score(self.data.fraud[rows], outputs))
+        weight = None if self.data.weight is None else self.data.weight[rows]
+        return float(average_precision_score(self.data.fraud[rows], outputs, sample_weight=weight))
 
     def _enough(self, rows: NDArray[np.bool_]) -> bool:
         return bool(self.data.fraud[rows].sum() >= FEWEST_FRAUDS)
@@ -256,7 +258,9 @@ class Learner:
             parameters = self._parameters(name, candidate)
         estimator = make(self.factory(name, candidate), self.plan.model_inputs(name), parameters)
         with one_thread():
-            return _on_one_thread(estimator.fit(_never_empty(matrix[rows]), self.data.fraud[rows].astype(np.int64)))
+            target, weight = self.data.fraud[rows].astype(np.int64), self.data.weight
+            fitted = fit(estimator, _never_empty(matrix[rows]), target, None if weight is None else weight[rows])
+            return _on_one_thread(fitted)
 
     def _parameters(self, name: str, candidate: str) -> dict[str, Any]:
         return self.parameters.get(self.key(name, candidate), self.given.parameters.get(name, {}))

@@ -21,15 +21,19 @@ from riskflow.plan import Plan
 
 TARGET = "is_fraud"
 SOURCE = "source"
+WEIGHT = "_weight"
 FOREVER_MS = 2**62
+AS_LABELLED, WEIGHTED = "as_labelled", "weighted"
+ALL, SAMPLED = "all", "sampled"
 
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """Scored rows in order of time. `fraud` is 1 or 0 for each."""
+    """Scored rows in order of time. `fraud` is 1 or 0 for each; `weight`: how many rows each stands for, None: one."""
 
     columns: Columns
     fraud: F8
+    weight: F8 | None = None
 
     def __len__(self) -> int:
         return len(self.fraud)
@@ -49,21 +53,27 @@ class TrainingSet:
     def rows(self, chosen: NDArray[Any]) -> TrainingSet:
         """The rows of a mask or of row numbers."""
         numbers = np.flatnonzero(chosen) if chosen.dtype == np.bool_ else chosen
-        return TrainingSet(take(self.columns, numbers), self.fraud[numbers])
+        weight = None if self.weight is None else self.weight[numbers]
+        return TrainingSet(take(self.columns, numbers), self.fraud[numbers], weight)
+
+    def table(self) -> pl.DataFrame:
+        """As it lies in Parquet."""
+        own = {TARGET: self.fraud} if self.weight is None else {TARGET: self.fraud, WEIGHT: self.weight}
+        return pl.DataFrame({**{n: _series(c) for n, c in self.columns.items()}, **own})
 
     def write(self, path: Path) -> None:
         """To Parquet, under a temporary name first: where the file lies, it is whole."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        table = pl.DataFrame({**{n: _series(c) for n, c in self.columns.items()}, TARGET: self.fraud})
         temporary = path.with_suffix(".tmp")
-        table.write_parquet(temporary, compression="zstd")
+        self.table().write_parquet(temporary, compression="zstd")
         temporary.replace(path)
 
     @classmethod
     def read(cls, path: Path) -> TrainingSet:
         table = pl.read_parquet(path)
-        columns: Columns = {name: _column(table[name]) for name in table.columns if name != TARGET}
-        return cls(columns, table[TARGET].to_numpy())
+        columns: Columns = {name: _column(table[name]) for name in table.columns if name not in (TARGET, WEIGHT)}
+        weight = table[WEIGHT].to_numpy() if WEIGHT in table.columns else None
+        return cls(columns, table[TARGET].to_numpy(), weight)
 
 
 def _series(column: Any) -> pl.Series:
@@ -140,6 +150,18 @@ def _strength(rows: Columns, sources: Sequence[str]) -> I8:
 def _text(column: Any) -> Text:
     assert isinstance(column, Text)
     return column
+
+
+@dataclass(frozen=True)
+class Terms:
+    """Which rows of a history are learned from, and whose labels count: with the same rows they give the same set."""
+
+    from_ms: int
+    until_ms: int
+    known_before_ms: int  # labels that became known later do not count
+    label_sources: tuple[str, ...] = ()
+    declined: str = AS_LABELLED  # or WEIGHTED: batch/let_through.py
+    learn: str = ALL  # or SAMPLED: batch/review_sample.py
 
 
 def training_set(plan: Plan, columns: Columns, labels: Labels, from_ms: int, until_ms: int) -> TrainingSet:

@@ -127,16 +127,9 @@ def _context(usecase: str) -> tuple[Any, Any]:
 
 
 def _span(from_: str, to: str, fold: bool, tables: Any) -> dict[str, Any]:
-    return {"from_ms": _ms(from_, "--from"), "to_ms": _ms(to, "--to"), "fold": fold, "tables": tables}
+    from cli.common import at_ms
 
-
-def _ms(text: str, option: str) -> int | None:
-    import polars as pl
-
-    from batch.importer import at_ms
-
-    day = len(text) == len("2026-03-01")
-    return int(at_ms(pl.Series(option, [f"{text}T00:00:00Z" if day else text]))[0]) if text else None
+    return {"from_ms": at_ms(from_, "--from"), "to_ms": at_ms(to, "--to"), "fold": fold, "tables": tables}
 
 
 def _tables(events: Path | None, labels: Path | None, columns: str, delay: str) -> Any:

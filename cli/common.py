@@ -11,3 +11,13 @@ def load_plan(usecase: str) -> Plan:
     from riskflow.usecase import load_usecase
 
     return Plan.of(load_usecase(usecase, settings().usecases))
+
+
+def at_ms(text: str, option: str) -> int | None:
+    """A day or an RFC 3339 time in UTC epoch ms; None where nothing was given."""
+    import polars as pl
+
+    from batch.importer import at_ms as ms_of
+
+    day = len(text) == len("2026-03-01")
+    return int(ms_of(pl.Series(option, [f"{text}T00:00:00Z" if day else text]))[0]) if text else None

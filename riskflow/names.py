@@ -11,6 +11,7 @@ Topics of a use case (prefix + use case + one word):
     g4.held               the same of a generation that ran beside another and was held back; archived by batch
     rejected              what could not be taken, with the reason; kept until somebody has looked
     alerts                what people are told: a failed task, drift, a rollback; 30 days
+    review                events that were drawn for people to look at, with their odds; kept until somebody has
 
 Redis keys:
 
@@ -100,6 +101,10 @@ class Names:
     @property
     def alerts(self) -> str:
         return f"{self.prefix}{self.usecase}.alerts"
+
+    @property
+    def review(self) -> str:
+        return f"{self.prefix}{self.usecase}.review"
 
     @property
     def group(self) -> str:

@@ -6,10 +6,14 @@
     bands:   {low: 0, medium: 0.1, high: 0.4, critical: 0.9}                        default: made from the thresholds
     rules:   [{name: burst, when: "customer_activity_events_count_1h > 10", action: review, reason: "..."}]
     reasons: {"customer_activity_amount_*": "spends {value}, usually {usual}"}
+    let_through: 0.01        share of what the score would decline that is reviewed instead, to learn from; default 0
 
 The action is the strongest of the score's and of the rules that hold (approve < review < decline). A rule with the
 action `approve` silences the score, never another rule. A score that could not be worked out (NaN) is reviewed.
 A condition may use the score itself, under the name `score`.
+
+Who is let through is a function of the event's id, so every reader can work it out again; the first reason says it with
+the share, which is the odds that training weighs by. What a rule declines is never let through.
 """
 
 from __future__ import annotations
@@ -25,9 +29,10 @@ import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
-from riskflow.columns import F8, I8, Columns
+from riskflow.columns import F8, I8, Columns, Text
 from riskflow.declare import NUMBER, FieldType
 from riskflow.errors import DeclarationError
+from riskflow.evaluate import ID
 from riskflow.expressions import Expression, compile_expression
 from riskflow.plan import ANY_FEED, MODEL, TIME, Plan
 from riskflow.typed_yaml import Lines, read_typed, where
@@ -37,6 +42,8 @@ APPROVE, REVIEW, DECLINE = range(3)
 SCORE = "score"
 DAY_MS = 86_400_000
 DECIMALS = 6
+LET_THROUGH = "let through to learn, share "  # how the reason of such an event begins
+_LET_SEED = 0x1E7
 FEWEST_DECLINES = 10  # rows that a precision must be seen on; fewer say nothing
 
 I1 = NDArray[np.int8]
@@ -77,6 +84,7 @@ class PolicyFile(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     bands: dict[str, Share] = {}
     rules: list[Rule] = []
     reasons: dict[str, str] = {}
+    let_through: Annotated[float, Meta(ge=0, le=0.5)] = 0.0
 
 
 @dataclass(frozen=True)
@@ -109,36 +117,41 @@ class Policy:
         """Numbers for a start by rules alone: the score is 0 and decides nothing."""
         return self._numbers(None, None, {"score": "rules only"})
 
-    def resolve(self, score: F8, y: F8 | NDArray[Any], at_ms: I8) -> Numbers:
-        """Numbers from a validation span: final scores, what they turned out to be (1 = fraud), and event times."""
+    def resolve(self, score: F8, y: F8 | NDArray[Any], at_ms: I8, weight: F8 | None = None) -> Numbers:
+        """Numbers from a validation span: final scores, what they turned out to be (1 = fraud), and event times.
+
+        weight: how many events each row stands for; one by default.
+        """
         if len(score) == 0 or np.isnan(score).any():
             raise DeclarationError(self.path.name, "is resolved on no or on unknown scores", "Give scored rows")
-        review = self._review_threshold(score, at_ms)
-        decline = self._decline_threshold(score, np.asarray(y) > 0)
+        review = self._review_threshold(score, at_ms, weight)
+        decline = self._decline_threshold(score, np.asarray(y) > 0, weight)
         if review is not None and decline is not None:
             decline = max(decline, review)  # what is not even looked at is not declined
         return self._numbers(review, decline, {"rows": len(score), "days": round(_days(at_ms), 6)})
 
-    def _review_threshold(self, score: F8, at_ms: I8) -> float | None:
+    def _review_threshold(self, score: F8, at_ms: I8, weight: F8 | None) -> float | None:
         if self.file.costs:
             return cost_thresholds(self.file.costs)[0]
         wish = self.file.review
         if wish is None or wish.alerts_per_day is None:
             return wish.threshold if wish else None
-        return threshold_for_alerts(score, wish.alerts_per_day * _days(at_ms))
+        return threshold_for_alerts(score, wish.alerts_per_day * _days(at_ms), weight)
 
-    def _decline_threshold(self, score: F8, fraud: Bools) -> float | None:
+    def _decline_threshold(self, score: F8, fraud: Bools, weight: F8 | None) -> float | None:
         if self.file.costs:
             return cost_thresholds(self.file.costs)[1]
         wish = self.file.decline
         if wish is None or wish.precision is None:
             return wish.threshold if wish else None
-        return threshold_for_precision(score, fraud, wish.precision)
+        return threshold_for_precision(score, fraud, wish.precision, weight)
 
     def _numbers(self, review: float | None, decline: float | None, span: dict[str, Any]) -> Numbers:
         wishes = {k: v for k, v in msgspec.to_builtins(self.file).items() if k in ("review", "decline", "costs") and v}
         bands = sorted(self.file.bands.items(), key=lambda b: b[1]) or default_bands(review, decline)
+        let = {"let_through": self.file.let_through} if self.file.let_through else {}
         return {
+            **let,
             "review": review,
             "decline": decline,
             "bands": [[name, float(bound)] for name, bound in bands],
@@ -152,6 +165,8 @@ class Policy:
         file = self.file
         if file.costs and (file.review or file.decline):
             raise DeclarationError(self.at("$.costs"), "stands beside review or decline", "Keep one way")
+        if file.let_through and not (file.decline or file.costs):
+            raise DeclarationError(self.at("$.let_through"), "lets through what no score declines", "Give decline")
         for name, wish in (("review", file.review), ("decline", file.decline)):
             if wish is not None and len([v for v in msgspec.to_builtins(wish).values() if v is not None]) != 1:
                 ways = " or ".join(wish.__struct_fields__)
@@ -199,24 +214,26 @@ def _days(at_ms: I8) -> float:
     return max(1.0, float(at_ms.max() - at_ms.min()) / DAY_MS)
 
 
-def threshold_for_alerts(score: F8, alerts: float) -> float:
+def threshold_for_alerts(score: F8, alerts: float, weight: F8 | None = None) -> float:
     """The lowest score from which on at most so many rows lie; the highest score there is when even that has more.
 
     >>> threshold_for_alerts(np.array([0.1, 0.2, 0.2, 0.9]), 2), threshold_for_alerts(np.array([0.5, 0.5]), 1)
     (0.9, 0.5)
     """
-    values, counts = np.unique(score, return_counts=True)
-    at_or_above = counts[::-1].cumsum()[::-1]
+    values, index = np.unique(score, return_inverse=True)
+    at_or_above = np.bincount(index, weights=weight, minlength=len(values))[::-1].cumsum()[::-1]
     fitting = values[at_or_above <= alerts]
     return float(fitting[0] if len(fitting) else values[-1])
 
 
-def threshold_for_precision(score: F8, fraud: Bools, precision: float) -> float | None:
+def threshold_for_precision(score: F8, fraud: Bools, precision: float, weight: F8 | None = None) -> float | None:
     """The lowest score from which on at least this share is fraud; None when no score reaches it on enough rows."""
     values, index = np.unique(score, return_inverse=True)
-    rows = np.bincount(index, minlength=len(values))[::-1].cumsum()[::-1]
-    frauds = np.bincount(index, weights=fraud.astype(float), minlength=len(values))[::-1].cumsum()[::-1]
-    fitting = values[(frauds >= precision * rows) & (rows >= FEWEST_DECLINES)]
+    each = np.ones(len(score)) if weight is None else weight
+    seen, rows, frauds = (
+        np.bincount(index, weights=w, minlength=len(values))[::-1].cumsum()[::-1] for w in (None, each, each * fraud)
+    )
+    fitting = values[(frauds >= precision * rows) & (seen >= FEWEST_DECLINES)]
     return float(fitting[0]) if len(fitting) else None
 
 
@@ -265,6 +282,15 @@ class Decider:
         self.rules = [msgspec.convert(rule, Rule) for rule in numbers["rules"]]
         self.conditions = rule_conditions(numbers, plan)
         self._actions = np.array([ACTIONS.index(r.action) for r in self.rules], np.int8)
+        self._let = float(numbers.get("let_through", 0.0))
+        if self._let:  # a rule of its own, so that it stands among the reasons
+            self.rules = [Rule("let_through", "", "review", f"{LET_THROUGH}{self._let}"), *self.rules]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """What decisions look at, besides the score."""
+        names = [n for condition in self.conditions for n in condition.names if n != SCORE]
+        return tuple(dict.fromkeys([*names, *([ID] if self._let else [])]))
 
     def decide(self, score: F8, columns: Columns) -> Decided:
         """Actions and bands of these (already rounded) scores; columns are those that the rules speak of."""
@@ -277,7 +303,17 @@ class Decider:
             if len(mine):
                 held = mine.any(axis=0)
                 action[held] = rule_action if rule_action == APPROVE else np.maximum(action[held], rule_action)
+        if self._let:
+            let = self._let_through(action, hits, columns[ID])
+            action[let] = REVIEW
+            hits = np.vstack([let, hits])
         return Decided(action, self._band(score), hits)
+
+    def _let_through(self, action: I1, hits: NDArray[np.bool_], ids: Any) -> NDArray[np.bool_]:
+        """Which of those that the score declines are reviewed instead."""
+        by_rule = hits[self._actions == DECLINE].any(axis=0)
+        chosen: NDArray[np.bool_] = (action == DECLINE) & ~by_rule & (uniform(ids, _LET_SEED) < self._let)
+        return chosen
 
     def _hits(self, score: F8, columns: Columns) -> NDArray[np.bool_]:
         if not self.conditions:
@@ -289,6 +325,12 @@ class Decider:
         band = self._bounds.searchsorted(score, "right") - 1
         band[(score != score) | (band < 0)] = 0
         return band.astype(np.int8)
+
+
+def uniform(ids: Text, seed: int) -> F8:
+    """A number in [0, 1) for each id, the same on every machine and as if drawn at random."""
+    drawn: F8 = (ids.hashes(seed).view(np.uint64) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    return drawn
 
 
 def rule_conditions(numbers: Numbers, plan: Plan) -> list[Expression]:

@@ -19,7 +19,7 @@ from riskflow.columns import F8, I8, Column, Columns, Text, n_rows, take
 from riskflow.errors import BundleRefused
 from riskflow.explain import Explainer
 from riskflow.plan import Plan
-from riskflow.policy import ACTIONS, APPROVE, DECIMALS, I1, SCORE, Decider
+from riskflow.policy import ACTIONS, APPROVE, DECIMALS, I1, Decider
 
 LARGEST = 1e18  # of a model input; beyond it a float32 pipeline would reach infinity
 F4 = NDArray[np.float32]
@@ -123,8 +123,7 @@ class Scorer:
         self._codings = {name: _coding(name, values) for name, values in bundle.dictionaries.items()}
         names = {layer.name for layer in self.layers}
         self.inputs = tuple(dict.fromkeys(i for layer in self.layers for i in layer.inputs if i not in names))
-        rules = [c.names for c in self.decider.conditions]
-        self.columns = tuple(dict.fromkeys([*self.inputs, *(n for r in rules for n in r if n != SCORE)]))
+        self.columns = tuple(dict.fromkeys([*self.inputs, *self.decider.columns]))
         self._explainer = Explainer(plan, bundle, self.layers, self.decider)
 
     def score(self, columns: Columns, shared: Shared | None = None) -> Scored:

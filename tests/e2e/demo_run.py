@@ -22,7 +22,8 @@ schedule: null
 span: 14d
 maturity: 9d
 validation: 5d
-gates: {average_precision: 0.1, fewest_rows: 500, fewest_frauds: 2}
+checks: {rows: {least: 500}, frauds: {least: 2}}
+gates: [{gate: not_worse, margin: 0.9}, {gate: onnx_parity}]
 """
 
 

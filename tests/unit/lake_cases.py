@@ -11,6 +11,7 @@ import numpy as np
 
 from batch import lake, retrain
 from batch.history import history_columns
+from batch.pipeline_checks import Range
 from batch.replay import replay
 from batch.retrain import Run
 from batch.simulate import Delays, Shares, simulate
@@ -53,8 +54,8 @@ class Streamed:
 
 def run_in(home: Path) -> Run:
     run = Run.of(load_plan("card_fraud"), load(home=home), "tried")
-    gates = msgspec.structs.replace(run.pipeline.gates, fewest_rows=500, highest_label_rate=0.3)
-    file = msgspec.structs.replace(run.pipeline.file, span="21d", maturity="7d", gates=gates)
+    checks = msgspec.structs.replace(run.pipeline.file.checks, rows=Range(500), label_rate=Range(0.0005, 0.3))
+    file = msgspec.structs.replace(run.pipeline.file, span="21d", maturity="7d", checks=checks)
     return replace(run, pipeline=type(run.pipeline)(file))
 
 

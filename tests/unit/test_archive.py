@@ -63,9 +63,10 @@ def test_overlapping_files_are_read_once_and_gaps_are_named(tmp_path: Path) -> N
     assert lake.gaps(tmp_path, "t") == [(0, 13, 14)]
     assert lake.ends(tmp_path, "t") == {0: 17, 1: 5}
     assert lake.overlaps(tmp_path, "t") == ["part-0-0-4.parquet", "part-0-8-12.parquet"]
-    named = lake.manifest(tmp_path, ["t"])
-    assert [(m["first"], m["last"]) for m in named] == [(0, 9), (10, 12), (15, 16), (3, 4)]
-    assert len({m["sha256"] for m in named}) == 4
+    assert [(p.start, p.last) for p in lake.parts(tmp_path, "t")] == [(0, 9), (10, 12), (15, 16), (3, 4)]
+    before = lake.read_topic(tmp_path, "t", upto={0: 11})
+    assert before["_offset"].to_list() == [*range(11)]
+    assert before["mark"].to_list() == [1] * 10 + [3]
 
 
 def block(epoch: int, positions: list[int], amounts: list[float], **more: Any) -> bytes:

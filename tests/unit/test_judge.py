@@ -15,8 +15,10 @@ from sklearn.dummy import DummyClassifier
 from sklearn.ensemble import RandomForestClassifier
 
 from batch import metrics
+from batch.gates.parity import OnnxParity
 from batch.judge import Judged, judge
-from batch.pipeline import Gates, Pipeline, PipelineFile
+from batch.pipeline import Pipeline, PipelineFile
+from batch.pipeline_checks import Range
 from batch.publish import GatesFailed, champion_bundle, publish, read_verdict, write_verdict
 from batch.train import Span, Trained, train
 from batch.training_set import TrainingSet
@@ -94,16 +96,20 @@ def test_rows_that_change_sides_are_counted_both_ways() -> None:
 # ---- gates -----------------------------------------------------------------------------------------------------------
 
 
-def pipeline(**gates: Any) -> Pipeline:
-    return Pipeline(msgspec.structs.replace(PipelineFile(), gates=Gates(**gates)))
+def pipeline(*gates: Any, **checks: Any) -> Pipeline:
+    """Those gates instead of the usual ones, those checks beside the usual ones."""
+    file = PipelineFile()
+    checked = msgspec.structs.replace(file.checks, **checks)
+    return Pipeline(msgspec.structs.replace(file, gates=list(gates) or file.gates, checks=checked))
 
 
 def judged(
-    plan: Plan, data: TrainingSet, champion: Bundle | None = None, trained: Trained | None = None, **gates: Any
-) -> Judged:
+    plan: Plan, data: TrainingSet, champion: Bundle | None = None, trained: Trained | None = None, *gates: Any,
+    **checks: Any,
+) -> Judged:  # fmt: skip
     span = Span.of(data, 7 * DAY, 4)
     raced = [trained] if trained else train(plan, data, span, ["linear"])
-    return judge(plan, pipeline(**gates), data, span.validation(data), raced, champion)
+    return judge(plan, pipeline(*gates, **checks), data, span.validation(data), raced, champion)
 
 
 def failed(found: Judged) -> list[str]:
@@ -122,16 +128,18 @@ def test_a_sound_candidate_passes_and_its_bundle_scores() -> None:
 
 
 @pytest.mark.parametrize(
-    ("gates", "name", "number"),
+    ("gates", "checks", "name", "number"),
     [
-        ({"fewest_rows": 5000}, "rows", "4000"),
-        ({"fewest_frauds": 5000}, "frauds", "at least 5000"),
-        ({"highest_label_rate": 0.05}, "label_rate", "0.0002 to 0.05"),
-        ({"onnx_parity": 1e-12}, "onnx_parity", "at most 1e-12"),
+        ([], {"rows": Range(5000)}, "rows", "4000"),
+        ([], {"frauds": Range(5000)}, "frauds", "at least 5000"),
+        ([], {"label_rate": Range(0.0002, 0.05)}, "label_rate", "0.0002 to 0.05"),
+        ([OnnxParity(most=1e-12)], {}, "onnx_parity", "at most 1e-12"),
     ],
 )
-def test_a_gate_refuses_and_says_what_was_found(gates: dict[str, float], name: str, number: str) -> None:
-    found = judged(small_plan(), rows(), **gates)
+def test_a_gate_refuses_and_says_what_was_found(
+    gates: list[Any], checks: dict[str, Range], name: str, number: str
+) -> None:
+    found = judged(small_plan(), rows(), None, None, *gates, **checks)
     assert name in failed(found)
     assert number in found.verdict.refusal()
     assert "is not published" in found.verdict.refusal()
@@ -154,7 +162,10 @@ def test_an_input_that_is_hardly_ever_known_is_refused() -> None:
     noise = np.where(np.arange(len(data)) % 100 == 0, 0.5, np.nan)
     trained = train(small_plan(), data, Span.of(data, 7 * DAY, 4), ["linear"])[0]
     found = judged(
-        small_plan(), TrainingSet({**data.columns, "noise": noise}, data.fraud), trained=trained, most_missing=0.9
+        small_plan(),
+        TrainingSet({**data.columns, "noise": noise}, data.fraud),
+        trained=trained,
+        missing=Range(most=0.9),
     )
     assert "missing" in failed(found)
     assert "noise 0.9900" in found.verdict.refusal()
@@ -177,7 +188,7 @@ def test_a_candidate_below_the_champion_is_refused_and_the_difference_is_told() 
     span = Span.of(data, 7 * DAY, 4)
     worse = train(plan, without_amounts(data), span, ["linear"])
     found = judge(plan, pipeline(), data, span.validation(data), worse, champion)
-    assert failed(found) == ["average_precision"]
+    assert failed(found) == ["not_worse"]
     assert "0.95 of the champion's" in found.verdict.refusal()
     against = found.verdict.against
     assert against.basis == "rows that neither had learned from"
@@ -205,7 +216,7 @@ def test_a_champion_with_features_that_have_changed_is_not_compared() -> None:
     other = replace(champion, manifest={**champion.manifest, "needed": {"amount": "another"}})
     found = judged(plan, data, champion=other)
     assert found.verdict.passed
-    against = next(g for g in found.verdict.gates if g.name == "average_precision")
+    against = next(g for g in found.verdict.gates if g.name == "not_worse")
     assert "needs 'amount' as it no longer is" in against.wanted
 
 
@@ -228,7 +239,7 @@ def test_what_passed_is_published_and_becomes_the_champion() -> None:
 
 def test_what_failed_is_not_published_and_the_refusal_is_written(tmp_path: Path) -> None:
     plan, data, where = small_plan(), rows(), registry()
-    found = judged(plan, data, highest_label_rate=0.05)
+    found = judged(plan, data, label_rate=Range(0.0002, 0.05))
     with pytest.raises(GatesFailed, match=r"label_rate: found 0\.1\d+, wanted 0\.0002 to 0\.05"):
         publish(found, where, Ed25519PrivateKey.generate(), who="a test", why="")
     assert where.versions() == {}

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from batch.gates import NotWorse, OnnxParity
 from batch.pipeline import Pipeline
 from cli.common import load_plan
 from riskflow.errors import DeclarationError
@@ -28,7 +29,8 @@ def test_the_shipped_file_fits_its_models() -> None:
 def test_every_line_has_a_default(tmp_path: Path) -> None:
     pipeline = load(tmp_path, "# nothing\n")
     assert pipeline.span_ms == 28 * 86_400_000
-    assert (pipeline.gates.average_precision, pipeline.gates.onnx_parity) == (0.95, 1e-5)
+    assert pipeline.gates == [NotWorse(metric="ap", margin=0.05), OnnxParity(most=1e-5)]
+    assert pipeline.file.checks.rows.least == 2_000
 
 
 @pytest.mark.parametrize(
@@ -37,9 +39,13 @@ def test_every_line_has_a_default(tmp_path: Path) -> None:
         ("span: 28d\nmaturty: 7d\n", r"pipeline\.yaml, line 2, maturty: .*unknown field.*Did you mean maturity"),
         ("span: four weeks\n", r"line 1, span: 'four weeks' is not a number and a unit\. Write for example"),
         ("span: 28d\n\nvalidation: 20d\n", r"line 3, validation: is more than half of the span \(28d\)"),
-        ("gates:\n  onnx_parity: small\n", r"line 2, gates\.onnx_parity: expected `float`"),
-        ("gates:\n  most_missing: 1.5\n", r"line 2, gates\.most_missing: expected `float` <= 1"),
-        ("gates:\n  lowest_label_rate: 0.5\n", r"line 2, gates\.lowest_label_rate: is above highest_label_rate"),
+        ("gates:\n  - gate: onnx_parity\n    most: small\n", r"line 3, gates\[0\]\.most: expected `float`"),
+        ("gates:\n  - {gate: leakage, most_ap: 1.5}\n", r"line 2, gates\[0\]\.most_ap: expected `float` <= 1"),
+        ("gates:\n\n  - {gate: onnx_party}\n", r"line 3, gates\[0\]\.gate: invalid value 'onnx_party'"),
+        ("gates:\n  - {gate: size, mots_mib: 3}\n", r"line 2, gates\[0\].*unknown field.*Did you mean most_mib"),
+        ("gates: {onnx_parity: 1.0e-5}\n", r"line 1, gates: expected `array`, got `object`"),
+        ("checks:\n  rows: {least: many}\n", r"line 2, checks\.rows\.least: expected `float \| null`"),
+        ("label_maturity: {bank: soon}\n", r"line 1, label_maturity\.bank: 'soon' is not a number and a unit"),
         ("folds: 1\n", r"line 1, folds: expected `int` >= 2"),
         ("candidates:\n  - a\n  - a\n", r"line 3, candidates\[1\]: 'a' is there twice"),
     ],
@@ -52,4 +58,28 @@ def test_a_mistake_is_named_with_its_line(tmp_path: Path, text: str, message: st
 def test_a_candidate_that_no_model_has_is_refused(tmp_path: Path) -> None:
     pipeline = load(tmp_path, "candidates: [linear, forrest]\n")
     with pytest.raises(DeclarationError, match=r"line 1, candidates\[1\]: 'forrest' is a candidate of no model"):
+        pipeline.check(small_plan())
+
+
+CASES = [
+    ("checks: {label_rate: {least: 0.5, most: 0.1}}", r"line 1, checks\.label_rate: wants at least 0\.5 and at mo"),
+    ("checks:\n  fields:\n    amuont: {most: 5}", r"line 3, checks\.fields\.amuont: 'amuont' is no field of events"),
+    ("checks: {fields: {channel: {most: 5}}}", r"checks\.fields\.channel: 'channel' is no number"),
+    ("gates: [{gate: metric}]", r"gates\[0\]\.least: has no bound"),
+    ("gates: [{gate: metric, metric: app, least: 1}]", r"gates\[0\]\.metric: 'app' is no figure"),
+    ("gates: [{gate: segments, by: [amount], least_recall: 0.1}]", r"gates\[0\]\.by: 'amount' is no field with groups"),
+    ("gates: [{gate: segments, by: [channel]}]", r"gates\[0\]: has no groups or no bound"),
+    ("gates: [{gate: custom, call: no.where}]", r"gates\[0\]\.call: 'no\.where' cannot be called"),
+    ("gates: [{gate: sanity, rows: [{name: a, values: {}}]}]", r"gates\[0\]\.rows\[0\]: expects nothing"),
+    (
+        "gates:\n - gate: sanity\n   rows:\n   - {name: a, most: 1, values: {note: 1}}",
+        r"line 4, gates\[0\]\.rows\[0\]\.values\.note: 1\.0 is no text",
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "message"), CASES)
+def test_checks_and_gates_are_held_against_the_plan(tmp_path: Path, text: str, message: str) -> None:
+    pipeline = load(tmp_path, text)
+    with pytest.raises(DeclarationError, match=message):
         pipeline.check(small_plan())

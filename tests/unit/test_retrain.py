@@ -12,6 +12,7 @@ import pytest
 from batch import retrain
 from batch.generations import FILES, Generations, Start
 from batch.history import history_columns
+from batch.pipeline_checks import Range
 from batch.replay import replay
 from batch.retrain import CheckFailed, Run
 from batch.simulate import Delays, Shares, simulate
@@ -40,8 +41,8 @@ class Lake:
 
         run = Run.of(load_plan("card_fraud"), load(home=self.home), name)
         file = msgspec.structs.replace(run.pipeline.file, **{"span": "21d", "maturity": "7d", **pipeline})
-        gates = msgspec.structs.replace(file.gates, fewest_rows=500, highest_label_rate=0.3)
-        return Run(run.plan, type(run.pipeline)(msgspec.structs.replace(file, gates=gates)), run.conf, run.name)
+        checks = msgspec.structs.replace(file.checks, rows=Range(500), label_rate=Range(0.0005, 0.3))
+        return Run(run.plan, type(run.pipeline)(msgspec.structs.replace(file, checks=checks)), run.conf, run.name)
 
 
 @pytest.fixture(scope="module")

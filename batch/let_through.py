@@ -1,0 +1,95 @@
+"""What became of declined events: some were let through to learn, the others nobody will ever know about.
+
+A declined event gets no label, and silence about it does not mean genuine. Where a policy lets a share through, those
+stand for all that the score declined: each weighs one over its share (inverse propensity: Horvitz and Thompson, 1952),
+and the declined ones themselves are left out. What a bundle declined that let nobody through is left out unless a label
+says what it was. The share stands in the archived score, in words (riskflow/policy.py).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+
+from batch import lake
+from batch.lake import Seen
+from batch.training_set import Labels, TrainingSet
+from riskflow.columns import F8, I8, Text
+from riskflow.evaluate import ID
+from riskflow.policy import DECLINE, LET_THROUGH
+
+if TYPE_CHECKING:
+    from batch.retrain import Run
+
+_SHARE = re.escape(LET_THROUGH) + r"([0-9.e-]+)"
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """Events that the score would have declined, by the hash of their id, sorted."""
+
+    declined: I8
+    by: I8  # the bundle that declined each of them
+    let: I8  # those that were let through
+    share: F8  # with which odds
+    lets_through: I8  # bundles that let anybody through
+
+
+def read_decisions(run: Run, seen: Seen | None = None) -> Decisions:
+    """What the archived rows and scores say."""
+    folder, names = run.conf.lake_folder, run.names
+    wanted = [*lake.ROW_KEY, ID, lake.EPOCH, lake.PARTITION, lake.OFFSET, lake.ROW, "_action", "_bundle"]
+    rows = lake.effective(lake.read_topic(folder, names.rows, wanted, seen and seen.upto(names.rows)))
+    declined = rows.filter(pl.col("_action") == DECLINE) if len(rows) else None
+    scores = lake.read_topic(
+        folder, names.scores, ["event_id", "reasons", "bundle", lake.EPOCH], seen and seen.upto(names.scores)
+    )
+    let = _let_through(scores)
+    ids, by = _sorted(declined, ID, "_bundle")
+    let_ids, share = _sorted(let, "event_id", "share")
+    bundles = np.zeros(0, np.int64) if let is None else let["bundle"].unique().to_numpy()
+    return Decisions(ids, by.astype(np.int64), let_ids, share.astype(np.float64), bundles)
+
+
+def weighted(data: TrainingSet, labels: Labels, decisions: Decisions) -> TrainingSet:
+    """The rows that say something about what the score declines, each with how many events it stands for."""
+    ids: Any = data.columns[ID]
+    hashes = ids.hashes()
+    weight, kept = np.ones(len(data)), np.ones(len(data), np.bool_)
+    let, at = _find(decisions.let, hashes)
+    weight[let] = 1 / decisions.share[at[let]]
+    declined, at = _find(decisions.declined, hashes)
+    tried = np.zeros(len(data), np.bool_)
+    tried[declined] = np.isin(decisions.by[at[declined]], decisions.lets_through)
+    kept[declined & tried & ~let] = False
+    kept[declined & ~tried & np.isnan(labels.of(hashes, np.nan))] = False
+    return TrainingSet(data.columns, data.fraud, weight).rows(kept)
+
+
+def _let_through(scores: pl.DataFrame) -> pl.DataFrame | None:
+    if not len(scores):
+        return None
+    last = scores.sort(lake.EPOCH, descending=True, maintain_order=True).unique("event_id", maintain_order=True)
+    found = last.with_columns(share=pl.col("reasons").str.extract(_SHARE).cast(pl.Float64))
+    return found.filter(pl.col("share").is_not_null())
+
+
+def _sorted(table: pl.DataFrame | None, name: str, value: str) -> tuple[I8, Any]:
+    """Hashes of a column of ids in order, and what belongs to each."""
+    if table is None or not len(table):
+        return np.zeros(0, np.int64), np.zeros(0)
+    hashes = Text.of_strings(table[name].to_list()).hashes()
+    order = np.argsort(hashes, kind="stable")
+    return hashes[order], table[value].to_numpy()[order]
+
+
+def _find(known: I8, hashes: I8) -> tuple[Any, Any]:
+    """Which of the hashes are known, and where."""
+    if not len(known):
+        return np.zeros(len(hashes), np.bool_), np.zeros(len(hashes), np.int64)
+    at = np.minimum(np.searchsorted(known, hashes), len(known) - 1)
+    return known[at] == hashes, at

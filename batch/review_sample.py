@@ -1,0 +1,138 @@
+"""Active learning: some scored events go before people, chosen with odds that are known and kept.
+
+    lake/_review/<use case>/<from>-<to>.parquet     event_id, occurred_at, bundle, score, action, why, odds; times in ms
+
+`why` says how an event came in: `decision` (it is reviewed anyway; odds 1), `uncertain` (nearest to a threshold of the
+bundle that scored it; odds 1) or `random` (odds: the share). So every scored event had odds above 0, and what is
+counted over the sample with weights 1 / odds estimates the same over all events (Horvitz and Thompson, 1952), which
+silence about events that nobody looked at does not. Who is drawn depends on ids alone: done again, it is the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+import polars as pl
+
+from batch import lake
+from batch.lake import Seen
+from batch.produce import Outgoing, send
+from batch.training_set import Labels, TrainingSet
+from riskflow.columns import F8, Text
+from riskflow.evaluate import ID
+from riskflow.policy import Numbers, uniform
+
+if TYPE_CHECKING:
+    from batch.retrain import Run
+
+FOLDER = "_review"
+DECISION, UNCERTAIN, RANDOM = "decision", "uncertain", "random"
+_SEED = 0x5EED
+KEPT = ("event_id", "occurred_at", "bundle", "score", "action", "why", "odds")
+Policies = Mapping[int, Numbers | None]  # of each bundle that scored; None: not known any more
+
+
+def review_step(
+    run: Run, from_ms: int | None = None, to_ms: int | None = None, tell_kafka: bool = True
+) -> dict[str, Any]:
+    """Draws from the archived scores of a span, keeps the sample, and sends it to the topic `review`.
+
+    Without a span: from where the last sample ended to the newest archived score.
+    """
+    from batch.read_only import Shelf
+
+    scores = lake.read_scores(run.plan, run.names, run.conf.lake_folder)
+    folder = run.conf.lake_folder / FOLDER / run.plan.name
+    from_ms = _last_end(folder) if from_ms is None else from_ms
+    to_ms = (int(scores["occurred_at"].max()) + 1 if len(scores) else from_ms) if to_ms is None else to_ms  # type: ignore[arg-type]
+    scores = scores.filter(pl.col("occurred_at").is_between(from_ms, to_ms, closed="left")) if len(scores) else scores
+    about: dict[str, Any] = {"events": len(scores), "from_ms": from_ms, "to_ms": to_ms, "sent": 0}
+    if not len(scores):
+        return about
+    shelf = Shelf(run.plan, run.conf)
+    drawn = draw(scores, {v: shelf.policy(v) for v in scores["bundle"].unique().to_list()}, run.pipeline.file.review)
+    path = folder / f"{from_ms}-{to_ms}.parquet"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    drawn.write_parquet(temporary)
+    temporary.replace(path)
+    chosen = drawn.filter(pl.col("why") != DECISION)
+    if tell_kafka and len(chosen):
+        about["sent"] = send(_messages(run.names.review, chosen), run.conf.kafka).messages
+    return {**about, **dict(drawn["why"].value_counts().iter_rows()), "kept": str(path)}
+
+
+def draw(scores: pl.DataFrame, policies: Policies, wanted: Any) -> pl.DataFrame:
+    """The sample of these effective scores, in order of time. wanted: the section `review`."""
+    reviewed = scores["action"].to_numpy() == "review"
+    others = np.flatnonzero(~reviewed)
+    ids = Text.of_strings(scores["event_id"].to_list())
+    drawn = uniform(ids, _SEED + wanted.seed)
+    gap = distance(scores, policies)
+    nearest = others[np.lexsort((drawn[others], gap[others]))][: round(wanted.uncertain * len(others))]
+    why = np.full(len(scores), "", dtype=object)
+    why[others[drawn[others] < wanted.random]] = RANDOM
+    why[nearest[np.isfinite(gap[nearest])]] = UNCERTAIN
+    why[reviewed] = DECISION
+    odds = np.where(why == RANDOM, wanted.random, 1.0)
+    table = scores.with_columns(why=pl.Series(why.tolist(), dtype=pl.String), odds=pl.Series(odds))
+    return table.filter(pl.col("why") != "").select(KEPT).sort("occurred_at", "event_id")
+
+
+def distance(scores: pl.DataFrame, policies: Policies) -> F8:
+    """How far each score is from the nearest threshold of its bundle; infinite where there is none."""
+    score, bundle = scores["score"].to_numpy(), scores["bundle"].to_numpy()
+    out = np.full(len(scores), np.inf)
+    for version, numbers in policies.items():
+        for name in ("review", "decline"):
+            threshold = (numbers or {}).get(name)
+            if threshold is not None:
+                mine = bundle == version
+                out[mine] = np.minimum(out[mine], np.abs(score[mine] - threshold))
+    return out
+
+
+# ---- learning from it ------------------------------------------------------------------------------------------------
+
+
+def samples(lake_folder: Path, usecase: str) -> list[str]:
+    """Names of the samples that are kept, in order."""
+    return sorted(path.name for path in (lake_folder / FOLDER / usecase).glob("*-*.parquet"))
+
+
+def read_odds(run: Run, seen: Seen | None = None) -> dict[int, float]:
+    """The odds of every sampled event, by the hash of its id; of an event in two samples those of either."""
+    folder = run.conf.lake_folder
+    names = samples(folder, run.plan.name) if seen is None else seen.samples
+    out: dict[int, float] = {}
+    for name in names:
+        table = pl.read_parquet(folder / FOLDER / run.plan.name / name)
+        hashes = Text.of_strings(table["event_id"].to_list()).hashes().tolist()
+        for key, odds in zip(hashes, table["odds"].to_list(), strict=True):
+            out[key] = 1 - (1 - out[key]) * (1 - odds) if key in out else odds
+    return out
+
+
+def sampled(data: TrainingSet, labels: Labels, odds: Mapping[int, float]) -> TrainingSet:
+    """The sampled rows that somebody has spoken about, each standing for one over its odds."""
+    ids: Any = data.columns[ID]
+    hashes = ids.hashes()
+    chance = np.array([odds.get(h, 0.0) for h in hashes.tolist()])
+    kept = np.flatnonzero((chance > 0) & ~np.isnan(labels.of(hashes, np.nan)))
+    weight = (np.ones(len(data)) if data.weight is None else data.weight)[kept] / chance[kept]
+    chosen = data.rows(kept)
+    return TrainingSet(chosen.columns, chosen.fraud, weight)
+
+
+def _messages(topic: str, chosen: pl.DataFrame) -> Iterator[Outgoing]:
+    for row in chosen.iter_rows(named=True):
+        yield Outgoing(topic, row["event_id"].encode(), msgspec.json.encode(row), None)
+
+
+def _last_end(folder: Path) -> int:
+    ends: Sequence[int] = [int(path.stem.rpartition("-")[2]) for path in folder.glob("*-*.parquet")]
+    return max(ends, default=0)

@@ -1,0 +1,202 @@
+"""Checks of the data: what stops a run, with the number that was found and the range that is accepted."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
+
+from batch import checks, retrain
+from batch.field_profile import SMALLEST, profile_of, psi
+from batch.gates import Gate
+from batch.pipeline_checks import Checks, FieldCheck, Range
+from batch.retrain import CheckFailed, Run
+from batch.training_set import TrainingSet
+from riskflow.columns import Text
+from tests.unit.lake_cases import Streamed, run_in, streamed
+from tests.unit.training_cases import rows, small_plan
+
+PLAN, DATA = small_plan(), rows()
+
+
+def with_fields(**columns: Any) -> TrainingSet:
+    return TrainingSet({**DATA.columns, **columns}, DATA.fraud)
+
+
+def named(results: list[Gate], name: str) -> Gate:
+    return next(r for r in results if r.name == name)
+
+
+def last(data: TrainingSet, **changed: Any) -> dict[str, Any]:
+    """What data.json says of a set."""
+    about = {"rows": len(data), "from_ms": int(data.at_ms[0]), "to_ms": int(data.at_ms[-1]), "run": "before"}
+    return json.loads(json.dumps({**about, "profile": checks.profiles(PLAN, data), **changed}))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "name", "sentence"),
+    [
+        (Checks(rows=Range(5000)), "rows", "rows: found 4000, wanted at least 5000"),
+        (Checks(rows=Range(None, 3000)), "rows", "rows: found 4000, wanted at most 3000"),
+        (Checks(frauds=Range(1000)), "frauds", "wanted at least 1000"),
+        (Checks(label_rate=Range(0.2, 0.3)), "label_rate", "wanted 0.2 to 0.3"),
+    ],
+)
+def test_amounts(wanted: Checks, name: str, sentence: str) -> None:
+    found = named(checks.check_amount(DATA, wanted), name)
+    assert not found.passed
+    assert sentence in found.sentence()
+    assert all(r.passed for r in checks.check_amount(DATA, Checks()))
+
+
+def test_fields_that_are_missing_or_out_of_range() -> None:
+    amount = np.array(DATA.columns["amount"])
+    amount[:400] = np.nan
+    amount[400:480] = -5
+    data = with_fields(amount=amount)
+    assert all(r.passed for r in checks.check_fields(PLAN, data, Checks()))
+    wanted = Checks(fields={"amount": FieldCheck(least=0, outside=0.01, missing=0.05)})
+    found = checks.check_fields(PLAN, data, wanted)
+    assert named(found, "missing amount").sentence() == "missing amount: found 0.1, wanted at most 0.05"
+    outside = named(found, "range amount")
+    assert not outside.passed
+    assert outside.found.startswith(f"{80 / 3600:.4f} outside, values -5 to")
+    loose = Checks(fields={"amount": FieldCheck(least=0, outside=0.03)})
+    assert named(checks.check_fields(PLAN, data, loose), "range amount").passed
+
+
+def test_a_field_that_means_something_else_now_is_seen_beside_the_last_set() -> None:
+    same = checks.check_against_last(PLAN, rows(seed=5), Checks(), last(DATA))
+    assert all(r.passed for r in same)
+    assert named(same, "drift amount").found < 0.02
+    cents = checks.check_against_last(PLAN, with_fields(amount=DATA.columns["amount"] * 100), Checks(), last(DATA))
+    assert not named(cents, "drift amount").passed
+    assert named(cents, "drift amount").wanted == "PSI at most 2"
+    gone = with_fields(channel=np.full(len(DATA), -1, np.int32))
+    assert not named(checks.check_against_last(PLAN, gone, Checks(), last(DATA)), "drift channel").passed
+    strict = Checks(fields={"amount": FieldCheck(drift=1e-9)})
+    assert not named(checks.check_against_last(PLAN, rows(seed=5), strict, last(DATA)), "drift amount").passed
+
+
+def test_volume_is_events_a_day_beside_the_last_set() -> None:
+    found = checks.check_against_last(PLAN, DATA, Checks(), last(DATA, rows=20 * len(DATA)))
+    assert not named(found, "volume").passed
+    assert named(found, "volume").found == pytest.approx(0.05, abs=1e-3)
+    first = checks.check_against_last(PLAN, DATA, Checks(), None)
+    assert [(r.name, r.passed, r.found) for r in first] == [
+        ("volume", True, checks.FIRST), ("drift", True, checks.FIRST),
+    ]  # fmt: skip
+
+
+# ---- the index -------------------------------------------------------------------------------------------------------
+
+
+def naive_psi(before: list[float], now: list[float], kind: str) -> float:
+    known = [x for x in before if x == x]
+    edges = sorted({float(np.quantile(known, q / 10)) for q in range(1, 10)}) if known and kind == "number" else []
+
+    def place(x: float) -> int:
+        return (
+            -1
+            if x != x or (kind == "category" and x < 0)
+            else int(x)
+            if kind == "category"
+            else sum(e <= x for e in edges)
+        )
+
+    total = 0.0
+    for bin_ in {place(x) for x in [*before, *now]}:
+        p, q = (max(sum(place(x) == bin_ for x in side) / len(side), SMALLEST) for side in (before, now))
+        total += (q - p) * np.log(q / p)
+    return total
+
+
+NUMBERS = st.lists(st.one_of(st.just(float("nan")), st.integers(-5, 5).map(float)), min_size=1, max_size=40)
+
+
+@examples(max_examples=100, deadline=None)
+@given(NUMBERS, NUMBERS)
+def test_psi_of_numbers_equals_the_naive_one(before: list[float], now: list[float]) -> None:
+    profile = profile_of("number", np.array(before))
+    assert profile is not None
+    assert psi(profile, np.array(now)) == pytest.approx(naive_psi(before, now, "number"), abs=1e-9)
+    assert psi(profile, np.array(before)) == pytest.approx(0, abs=1e-12)
+
+
+@examples(max_examples=50, deadline=None)
+@given(*[st.lists(st.integers(-1, 3), min_size=1, max_size=30)] * 2)
+def test_psi_of_categories_equals_the_naive_one(before: list[int], now: list[int]) -> None:
+    profile = profile_of("category", np.array(before, np.int32))
+    assert profile is not None
+    assert psi(profile, np.array(now, np.int32)) == pytest.approx(naive_psi(before, now, "category"), abs=1e-9)
+
+
+def test_texts_have_no_shape() -> None:
+    assert profile_of("text", Text.of_strings(["a"])) is None
+
+
+# ---- the step --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def lake_of(tmp_path_factory: pytest.TempPathFactory) -> Streamed:
+    return streamed(tmp_path_factory.mktemp("home"))
+
+
+def checked(run: Run, **wanted: Any) -> Run:
+    found = msgspec.structs.replace(run.pipeline.file.checks, **wanted)
+    return replace(run, pipeline=replace(run.pipeline, file=msgspec.structs.replace(run.pipeline.file, checks=found)))
+
+
+def test_every_result_is_written_and_a_failed_one_stops_the_run(lake_of: Streamed) -> None:
+    run = lake_of.run()
+    retrain.check(run)
+    results = json.loads((run.folder / checks.RESULTS).read_text())
+    assert results["passed"]
+    assert {"rows", "frauds", "label_rate", "schema", "missing amount", "volume"} <= {
+        c["name"] for c in results["checks"]
+    }
+    with pytest.raises(
+        CheckFailed, match=r"not fit to learn from\. range amount: found .* outside, values .*, wanted at most 0"
+    ):
+        retrain.check(checked(run, fields={"amount": FieldCheck(most=1.0)}))
+    results = json.loads((run.folder / checks.RESULTS).read_text())
+    assert [c["name"] for c in results["checks"] if not c["passed"]] == ["range amount"]
+
+
+def test_the_newest_published_set_is_the_last_one(lake_of: Streamed) -> None:
+    run = lake_of.run()
+    assert retrain.last_set(run) is None
+    before = replace(run, name="before")
+    retrain.replay_frame(before)
+    assert retrain.last_set(run) is None, "it was not published"
+    (before.folder / retrain.PUBLISHED).write_text("{}")
+    found = retrain.last_set(run)
+    assert found is not None
+    assert found["run"] == "before"
+    retrain.check(run)
+    results = {c["name"]: c for c in json.loads((run.folder / checks.RESULTS).read_text())["checks"]}
+    assert results["drift amount"]["found"] < 0.05
+    assert results["volume"]["evidence"]["last_run"] == "before"
+    (before.folder / retrain.PUBLISHED).unlink()
+
+
+def test_rows_that_lack_a_declared_field_are_named(lake_of: Streamed, tmp_path: Path) -> None:
+    run = run_in(tmp_path)
+    (source,) = (lake_of.home / "lake" / run.names.rows).glob("date=*/*.parquet")
+    path = tmp_path / "lake" / run.names.rows / "date=2026-02-01" / source.name
+    path.parent.mkdir(parents=True)
+    table = pl.read_parquet(source)
+    assert checks.check_schema(run.plan, run.names, lake_of.home / "lake").passed
+    table.drop("channel").with_columns(pl.col("amount").cast(pl.String)).write_parquet(path)
+    with pytest.raises(CheckFailed, match=r"schema: found amount is String, declared as number; channel is not there"):
+        retrain.check(run)

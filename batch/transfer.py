@@ -19,8 +19,9 @@ from riskflow.columns import F8, I8
 from riskflow.declare import Transfer
 from riskflow.errors import DeclarationError, RiskflowError
 from riskflow.keys import PublicKeys
+from riskflow.moves import is_alias
 from riskflow.plan import Plan
-from riskflow.registry import ALIASES, Registry
+from riskflow.registry import Registry
 from riskflow.scoring import Layer
 
 Registries = Callable[[str], Registry]  # by the name of a use case
@@ -79,8 +80,8 @@ def used_transfers(plan: Plan) -> dict[str, Transfer]:
 def bundle_of(registry: Registry, bundle: int | str, public_keys: PublicKeys) -> Bundle | None:
     """The bundle of a version or an alias, its signature checked; None for an alias that points nowhere yet."""
     if isinstance(bundle, str):
-        if bundle not in ALIASES:
-            raise DeclarationError(f"bundle {bundle!r}", "is no alias", f"A version, or one of {', '.join(ALIASES)}")
+        if not is_alias(bundle):
+            raise DeclarationError(f"bundle {bundle!r}", "is no alias", "A version, or an alias such as champion")
         move = registry.aliases().get(bundle)
         if move is None:
             return None

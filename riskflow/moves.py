@@ -72,9 +72,14 @@ def is_beside(alias: str) -> bool:
     return _BESIDE.fullmatch(alias) is not None
 
 
+def is_alias(name: str) -> bool:
+    """Whether an alias may have this name."""
+    return name in (CHAMPION, CANARY) or is_beside(name)
+
+
 def check_alias(alias: str, share: float | None = None) -> None:
     """RiskflowError for a name that no alias has, and for a share where none belongs or none is given."""
-    if alias not in (CHAMPION, CANARY) and not is_beside(alias):
+    if not is_alias(alias):
         raise RiskflowError(
             f"alias {alias!r} is not known. Use {CHAMPION}, {CANARY}, {CHALLENGER}, {CHALLENGER}:NAME, {SHADOW} or "
             f"{SHADOW}:NAME (a-z, 0-9 and _)"

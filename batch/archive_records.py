@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from typing import Any, Protocol
+from datetime import UTC, datetime
+from typing import Annotated, Any, Protocol
 
 import msgspec
 import numpy as np
@@ -36,7 +37,8 @@ def framing(plan: Plan, names: Names, hash_key: bytes) -> dict[str, Frames]:
     """Topic -> how it is archived, for every topic of a use case that is."""
     hide = Hide(plan, hash_key)
     feeds: dict[str, Frames] = {names.feed(f.name): FeedFrames(plan, f, hash_key, hide) for f in plan.usecase.feeds}
-    return {**feeds, names.rows: RowFrames(), names.scores: ScoreFrames(), names.rejected: RejectedFrames(hide)}
+    said: dict[str, Frames] = {names.shadow: ShadowFrames(), names.external: ExternalFrames()}
+    return {**feeds, names.rows: RowFrames(), names.scores: ScoreFrames(), **said, names.rejected: RejectedFrames(hide)}
 
 
 class Hide:
@@ -173,6 +175,84 @@ class ScoreFrames:
         bad = [not s for s in scores]
         out[VALUE] = pl.Series([r.value if b else None for r, b in zip(records, bad, strict=True)], dtype=pl.Binary)
         return pl.DataFrame(out), sum(bad)
+
+
+class ShadowFrames:
+    """Opinions: one row for what each alias said of an event, beside what was decided; the epoch from the headers."""
+
+    def shape(self, record: Record) -> Any:
+        return None
+
+    def frame(self, records: list[Record]) -> tuple[pl.DataFrame, int]:
+        found = [(r, said, i, other) for r in records for said in [_object(r.value)] for i, other in _others(said)]
+        out = base([r for r, *_ in found])
+        out[ROW] = pl.Series([i for _, _, i, _ in found], dtype=pl.Int32)
+        for name, kind in (("event_id", pl.String), ("occurred_at", pl.Int64)):
+            out[name] = pl.Series([said.get(name) for _, said, _, _ in found], dtype=kind, strict=False)
+        kinds = {"alias": pl.String, "bundle": pl.Int64, "score": pl.Float64, "band": pl.String, "action": pl.String}
+        for name, kind in kinds.items():
+            out[name] = pl.Series([other.get(name) for *_, other in found], dtype=kind, strict=False)
+        for name in ("bundle", "score", "action"):
+            decided = [said.get("decided", {}).get(name) for _, said, _, _ in found]
+            out[f"decided_{name}"] = pl.Series(decided, dtype=kinds[name], strict=False)
+        epochs = [_number(dict(r.headers).get("epoch")) or 0 for r, *_ in found]
+        out[EPOCH] = pl.Series(epochs, dtype=pl.Int64)
+        return pl.DataFrame(out), len(records) - len({r.offset for r, *_ in found})
+
+
+def _others(said: dict[str, Any]) -> list[tuple[int, dict[str, Any]]]:
+    """What each of the others said; nothing where the message is no such thing."""
+    others = said.get("others")
+    if not isinstance(others, list) or not isinstance(said.get("decided"), dict):
+        return []
+    return [(i, other) for i, other in enumerate(others) if isinstance(other, dict)]
+
+
+class External(msgspec.Struct):
+    """What another system says of an event."""
+
+    event_id: str
+    score: float
+    system: Annotated[str, msgspec.Meta(pattern="^[a-z][a-z0-9_]{0,62}$")]
+    action: str | None = None
+    at: int | datetime | None = None  # when it said so: ms since 1970, or RFC 3339
+
+
+class ExternalFrames:
+    """Scores of other systems. What is none is kept as bytes, beside the reason."""
+
+    def shape(self, record: Record) -> Any:
+        return None
+
+    def frame(self, records: list[Record]) -> tuple[pl.DataFrame, int]:
+        found = [_external(r.value) for r in records]
+        out = base(records)
+        good = [said if isinstance(said, External) else None for said in found]
+        for name, kind in (
+            ("event_id", pl.String),
+            ("system", pl.String),
+            ("score", pl.Float64),
+            ("action", pl.String),
+        ):
+            out[name] = pl.Series([None if said is None else getattr(said, name) for said in good], dtype=kind)
+        out["at_ms"] = pl.Series([None if said is None else _ms(said.at) for said in good], dtype=pl.Int64)
+        out[STATUS] = pl.Series([said if isinstance(said, str) else ACCEPTED for said in found], dtype=pl.String)
+        bytes_of = [None if said is not None else r.value for said, r in zip(good, records, strict=True)]
+        out[VALUE] = pl.Series(bytes_of, dtype=pl.Binary)
+        return pl.DataFrame(out), sum(said is None for said in good)
+
+
+def _external(value: bytes | None) -> External | str:
+    try:
+        return msgspec.json.decode(value or b"", type=External)
+    except msgspec.DecodeError as error:
+        return str(error)
+
+
+def _ms(at: int | datetime | None) -> int | None:
+    if not isinstance(at, datetime):
+        return at
+    return int((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1000)
 
 
 class RejectedFrames:

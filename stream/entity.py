@@ -61,6 +61,8 @@ class EntityStage:
             await self._apply(work, commits, concat(with_held(fresh)), outbox)
         await outbox.acknowledged()
         reached("after_send")
+        if not self.onward:
+            reached("scores_acknowledged")
         await head.commit(commits)
         reached("after_commit")
 

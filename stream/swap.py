@@ -138,9 +138,11 @@ class Swap:
         return pin
 
     async def _take(self, wanted: Roster, found: Standing) -> None:
-        """A new champion at once, with those beside it that are there already; then all of them."""
+        """A new champion at once, with its canary and those beside it that are there already; then all of them."""
         wanted = wanted.only(lambda pin: not self._is_left_out(pin))
         if self._newest is None or self._newest.champion != wanted.champion:
+            if wanted.canary is not None and wanted.canary.hash not in self._loaded:
+                await self._take_beside(wanted.canary)
             self._offer(replace(wanted.only(lambda pin: pin.hash in self._loaded), whole=False))
             self._say_live(found)
         known = {} if self._newest is None else {pin.alias: pin for pin in self._newest.beside}

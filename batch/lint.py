@@ -104,7 +104,7 @@ def _pipeline(path: Path, plan: Plan | None) -> list[Problem]:
     if plan is not None:
         errors += _tried(lambda: pipeline.check(plan))
         for i, task in enumerate(file.tasks):
-            for error in _tried(lambda call=task.call: user_function(call)):  # type: ignore[misc]
+            for error in _tried(lambda call=task.call: user_function(call)):
                 errors.append(
                     DeclarationError(pipeline.at(f"$.tasks[{i}].call"), f"{error.who} {error.found}", error.fix)
                 )
@@ -119,7 +119,7 @@ def _policy(path: Path, plan: Plan | None) -> list[Problem]:
         errors += _tried(lambda: Policy.load(path))
     if plan is not None:
         for part in _parts(file):
-            errors += _tried(lambda part=part: Policy(part, path, lines).check(plan))  # type: ignore[misc]
+            errors += _tried(lambda part=part: Policy(part, path, lines).check(plan))
     return [_of(path, error) for error in errors]
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 Why = Annotated[str, typer.Option(help="the reason, for the history")]
 Days = Annotated[int | None, typer.Option("--train-days", min=2, help="learn from so many days instead of the span")]
-Alias = Annotated[str, typer.Option(help="champion; as challenger or shadow it is kept and scores nothing")]
+Alias = Annotated[str, typer.Option(help="champion, challenger, shadow; default: as `promotion` in pipeline.yaml says")]
 Local = Annotated[bool, typer.Option("--local", help="run the same steps here, without Airflow")]
 
 
@@ -28,7 +28,7 @@ def retrain(
     usecase: UseCase = "card_fraud",
     why: Why = "",
     train_days: Days = None,
-    alias: Alias = "champion",
+    alias: Alias = "",
     local: Local = False,
     as_json: Json = False,
 ) -> None:
@@ -41,7 +41,8 @@ def retrain(
     started = time.monotonic()
     with progress() as shown:
         chain = _here if local else _by_airflow
-        published = chain(usecase, {"why": why, "train_days": train_days, "alias": alias}, shown)
+        asked = {"why": why, "train_days": train_days, **({"alias": alias} if alias else {})}
+        published = chain(usecase, asked, shown)
     summary = {**published, "seconds": round(time.monotonic() - started, 1)}
     if as_json:
         print(json.dumps(summary))
@@ -66,6 +67,7 @@ def _here(usecase: str, asked: dict[str, Any], shown: Progress) -> dict[str, Any
     from dataclasses import replace
 
     from batch.local_chain import retrain_here
+    from batch.pipeline_dags import alias_of
     from batch.retrain import Run
     from cli.common import load_plan
     from riskflow.settings import settings
@@ -74,7 +76,7 @@ def _here(usecase: str, asked: dict[str, Any], shown: Progress) -> dict[str, Any
     if asked["train_days"]:
         run = replace(run, pipeline=run.pipeline.learning_from(asked["train_days"]))
     why = asked["why"] or "retrained by hand"
-    return retrain_here(run, shown.task, who=_user(), why=why, alias=asked["alias"])
+    return retrain_here(run, shown.task, who=_user(), why=why, alias=asked.get("alias") or alias_of(run.pipeline.file))
 
 
 def _user() -> str:

@@ -81,6 +81,10 @@ class Airflow:
     def run(self, dag_id: str, run_id: str) -> dict[str, Any]:
         return dict(self._call("GET", f"/dags/{dag_id}/dagRuns/{_quoted(run_id)}"))
 
+    def runs(self, dag_id: str) -> list[dict[str, Any]]:
+        """All runs, the newest first."""
+        return list(self._call("GET", f"/dags/{dag_id}/dagRuns?order_by=-run_after&limit=100")["dag_runs"])
+
     def tasks(self, dag_id: str, run_id: str) -> list[Task]:
         """Every task of a run, in the order in which they ran."""
         found = self._call("GET", f"/dags/{dag_id}/dagRuns/{_quoted(run_id)}/taskInstances?limit=1000")
@@ -102,9 +106,13 @@ class Airflow:
 
     def trigger(self, dag_id: str, conf: dict[str, Any]) -> str:
         """Starts a run; returns its id. A DAG that is switched off is switched on: it would wait for ever."""
+        self.switch_on(dag_id)
+        return str(self._call("POST", f"/dags/{dag_id}/dagRuns", {"logical_date": None, "conf": conf})["dag_run_id"])
+
+    def switch_on(self, dag_id: str) -> None:
+        """So that its schedule and its assets start it."""
         if self.wait_for(dag_id)["is_paused"]:
             self._call("PATCH", f"/dags/{dag_id}?update_mask=is_paused", {"is_paused": False})
-        return str(self._call("POST", f"/dags/{dag_id}/dagRuns", {"logical_date": None, "conf": conf})["dag_run_id"])
 
     def set_pool(self, name: str, slots: int) -> None:
         """A pool of so many slots, whether it is there or not."""

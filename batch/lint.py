@@ -55,14 +55,14 @@ def _plan(name: str, folder: Path) -> tuple[Plan | None, list[Problem]]:
     except NotReady:
         raise
     except DeclarationError as error:
-        file, line = _declared(folder / name, error.who)
+        file, line = _raised(folder / name, error) or _declared(folder / name, error.who)
         return None, [Problem(file, line, f"{error.who} {error.found}", error.fix)]
     except SyntaxError as error:
         return None, [
             Problem(Path(error.filename or "?").name, error.lineno or 1, f"is not Python: {error.msg}", "Mend it")
         ]
     except Exception as error:  # a use case's module may raise anything
-        file, line = _raised(folder / name, error)
+        file, line = _raised(folder / name, error) or (PYTHON[0], 1)
         return None, [Problem(file, line, f"{type(error).__name__}: {error}", "Mend the line")]
 
 
@@ -87,12 +87,12 @@ def _line_of(path: Path, name: str) -> int | None:
     return None
 
 
-def _raised(folder: Path, error: Exception) -> tuple[str, int]:
+def _raised(folder: Path, error: Exception) -> tuple[str, int] | None:
     """The last line of the use case's own files that an error came through."""
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         if Path(frame.filename).parent == folder:
             return Path(frame.filename).name, frame.lineno or 1
-    return PYTHON[0], 1
+    return None
 
 
 def _pipeline(path: Path, plan: Plan | None) -> list[Problem]:
@@ -104,7 +104,7 @@ def _pipeline(path: Path, plan: Plan | None) -> list[Problem]:
     if plan is not None:
         errors += _tried(lambda: pipeline.check(plan))
         for i, task in enumerate(file.tasks):
-            for error in _tried(lambda call=task.call: user_function(call)):  # type: ignore[misc]
+            for error in _tried(lambda call=task.call: user_function(call)):
                 errors.append(
                     DeclarationError(pipeline.at(f"$.tasks[{i}].call"), f"{error.who} {error.found}", error.fix)
                 )
@@ -119,7 +119,7 @@ def _policy(path: Path, plan: Plan | None) -> list[Problem]:
         errors += _tried(lambda: Policy.load(path))
     if plan is not None:
         for part in _parts(file):
-            errors += _tried(lambda part=part: Policy(part, path, lines).check(plan))  # type: ignore[misc]
+            errors += _tried(lambda part=part: Policy(part, path, lines).check(plan))
     return [_of(path, error) for error in errors]
 
 

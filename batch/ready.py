@@ -23,7 +23,7 @@ from riskflow.evaluate import ID, TIME
 def fresh_labels(run: Run) -> dict[str, Any]:
     """{"mature": n, "fresh": of them, "ready": enough}; the same again for the run that has announced them."""
     path = run.conf.home / "labels" / f"{run.plan.name}.json"
-    before = json.loads(path.read_text()) if path.is_file() else {"mature": 0, "run": None}
+    before: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {"mature": 0, "run": None}
     if before["run"] == run.name:
         return {name: before[name] for name in ("mature", "fresh", "ready")}
     mature = mature_labels(run)

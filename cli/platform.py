@@ -30,9 +30,23 @@ def up(
     from ops import local
 
     services = local.up(airflow=airflow, tell=_tell)
+    if services.airflow_url:
+        _make_pools(services.environment())
     for name, value in services.environment().items():
         typer.echo(f"{name}={value}")
     _tell("Stop them with: riskflow down")
+
+
+def _make_pools(environment: dict[str, str]) -> None:
+    """Pools that pipeline.yaml files name. Services run without them, so a mistake is told and stops nothing."""
+    from batch.pools import make_pools
+    from riskflow.errors import RiskflowError
+    from riskflow.settings import load
+
+    try:
+        make_pools(load(airflow_url=environment["RISKFLOW_AIRFLOW_URL"]))
+    except RiskflowError as error:
+        _tell(f"pools were not made: {error}")
 
 
 def down() -> None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 Why = Annotated[str, typer.Option(help="the reason, for the history")]
 Days = Annotated[int | None, typer.Option("--train-days", min=2, help="learn from so many days instead of the span")]
-Alias = Annotated[str, typer.Option(help="champion; a challenger or shadow scores everything and decides nothing")]
+Alias = Annotated[str, typer.Option(help="champion, challenger, shadow; default: as `promotion` in pipeline.yaml says")]
 Layer = Annotated[str | None, typer.Option(help="train this layer alone, beside the champion's others (with --local)")]
 Local = Annotated[bool, typer.Option("--local", help="run the same steps here, without Airflow")]
 
@@ -29,7 +29,7 @@ def retrain(
     usecase: UseCase = "card_fraud",
     why: Why = "",
     train_days: Days = None,
-    alias: Alias = "champion",
+    alias: Alias = "",
     local: Local = False,
     layer: Layer = None,
     trials: Trials = None,
@@ -44,7 +44,7 @@ def retrain(
     from cli.retrain_progress import progress
 
     started = time.monotonic()
-    asked = {"why": why, "train_days": train_days, "alias": alias}
+    asked = {"why": why, "train_days": train_days, **({"alias": alias} if alias else {})}
     here = {"layer": layer, "trials": trials, "search_seconds": search_seconds}
     if not local and any(value is not None for value in here.values()):
         raise typer.BadParameter("--layer, --trials and --search-seconds are for --local; Airflow reads pipeline.yaml")
@@ -74,6 +74,7 @@ def _here(usecase: str, asked: dict[str, Any], shown: Progress) -> dict[str, Any
     from dataclasses import replace
 
     from batch.local_chain import retrain_here
+    from batch.pipeline_dags import alias_of
     from batch.pipeline_search import searching
     from batch.retrain import Run
     from cli.common import load_plan
@@ -85,7 +86,7 @@ def _here(usecase: str, asked: dict[str, Any], shown: Progress) -> dict[str, Any
     pipeline = searching(run.pipeline, asked["trials"], asked["search_seconds"])
     run = replace(run, pipeline=pipeline, layer=asked["layer"])
     why = asked["why"] or "retrained by hand"
-    return retrain_here(run, shown.task, who=_user(), why=why, alias=asked["alias"])
+    return retrain_here(run, shown.task, who=_user(), why=why, alias=asked.get("alias") or alias_of(run.pipeline.file))
 
 
 def _user() -> str:

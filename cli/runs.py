@@ -48,16 +48,10 @@ def failed(usecase: Usecase = "card_fraud", limit: Limit = 40, as_json: Json = F
 
 def pools(as_json: Json = False) -> None:
     """Make the pools in Airflow that pipeline.yaml files name: a task waits for ever where its pool is missing."""
-    from batch.airflow_client import Airflow
-    from batch.pipeline import FILE, Pipeline
+    from batch.pools import make_pools
     from riskflow.settings import settings
 
-    conf = settings()
-    files = [Pipeline.load(path).file for path in sorted(conf.usecases.glob(f"*/{FILE}"))]
-    wanted = {file.pool.name: file.pool.slots for file in files if file.pool}
-    airflow = Airflow.of(conf)
-    for name, slots in wanted.items():
-        airflow.set_pool(name, slots)
+    wanted = make_pools(settings())
     print(json.dumps(wanted) if as_json else "\n".join(f"{n}: {s} slots" for n, s in wanted.items()) or "no pool named")
 
 

@@ -33,14 +33,6 @@ def services(tmp_path_factory: pytest.TempPathFactory, session_environment: pyte
         yield found
 
 
-@pytest.fixture(scope="session")
-def airflow(services: Services, session_environment: pytest.MonkeyPatch) -> Iterator[Services]:
-    """Airflow beside them, in the same folder."""
-    with local.running(services.home, airflow=True, usual_ports=False) as found:
-        _publish(session_environment, found)
-        yield found
-
-
 def _publish(environment: pytest.MonkeyPatch, found: Services) -> None:
     for name, value in found.environment().items():
         environment.setenv(name, value)

@@ -29,7 +29,16 @@ def test_airflow_retrains_and_the_worker_swaps_while_events_flow(tmp_path: Path)
     assert sum(task == "train" for task, _, _ in states) == 3  # one for each candidate
     (published,) = (tmp_path / "demo" / "runs" / "card_fraud").glob("manual*/published.json")
     assert json.loads(published.read_text())["version"] == 2
+    assert asset_events(tmp_path / "demo" / "airflow" / "airflow.db") == ["card_fraud/champion"]
     assert left_running(tmp_path) == []
+
+
+def asset_events(database: Path) -> list[str]:
+    """What the tasks said of assets: here the bundle that was published, under the name of its alias."""
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        return [
+            name for (name,) in connection.execute("select a.name from asset_event e join asset a on a.id = asset_id")
+        ]
 
 
 def task_states(database: Path) -> list[tuple[str, int, str]]:

@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -270,15 +269,6 @@ def test_doctor_trusts_only_a_champion_that_workers_would_load(services: local.S
         told = doctor(**prefix)["card_fraud: champion"]
     assert not told["ok"]
     assert told["repair"] == "riskflow retrain card_fraud"
-
-
-@pytest.mark.airflow
-def test_airflow_is_healthy_and_lets_admin_in(airflow: local.Services) -> None:
-    body = json.dumps({"username": "admin", "password": "admin"}).encode()
-    request = urllib.request.Request(f"{airflow.airflow_url}/auth/token", body, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=10) as answer:
-        assert json.load(answer)["access_token"]
-    assert by_name(airflow.home)["airflow"].running
 
 
 def by_name(home: Path) -> dict[str, local.State]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
 HEAVY = ("numpy", "polars", "sklearn", "numba", "kafka", "redis", "onnxruntime", "riskflow.plan", "kubernetes")
+DAY = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def described(dag: Any) -> dict[str, Any]:
@@ -49,7 +51,9 @@ def _pod(dag: Any, task: Any) -> Any:
         task = task.unmap({"arguments": words("random_forest")})
     index = 0 if task.task_id == "train" else -1
     ti = SimpleNamespace(dag_id=dag.dag_id, task_id=task.task_id, map_index=index, try_number=2, task=task)
-    run = SimpleNamespace(triggering_user_name="ann", data_interval_start=None, data_interval_end=None)
+    run = SimpleNamespace(
+        triggering_user_name="ann", data_interval_start=DAY, data_interval_end=DAY + timedelta(days=1)
+    )
     params = {"why": 'they say "more {{ fraud }}"', "train_days": None}
     context: Any = {"ti": ti, "task": task, "dag_run": run, "run_id": "manual__1", "params": params, "dag": dag}
     task.render_template_fields(context)

@@ -186,6 +186,7 @@ def test_a_step_in_a_pod_is_told_what_the_worker_would_be(in_pods: dict[str, Any
     assert (asked.usecase, asked.kind, asked.step, asked.run_id) == ("card_fraud", "retrain", "check", "manual__1")
     assert asked.params == {"why": 'they say "more {{ fraud }}"', "train_days": None}
     assert (asked.who, asked.attempt) == ("airflow: ann", 2)
+    assert (asked.from_ms, asked.to_ms) == (1_767_225_600_000, 1_767_312_000_000)  # the run's data interval
 
 
 def test_a_mapped_step_has_a_pod_for_each_value(in_pods: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from riskflow.evaluate import ID, TIME
 from riskflow.policy import ACTIONS, APPROVE
 from riskflow.scoring import Scorer
 from tests.unit import bundle_cases
-from tests.unit.lake_cases import SWAP_MS, Streamed, ids, run_in, streamed, write_rows
+from tests.unit.lake_cases import DAY, START, SWAP_MS, Streamed, ids, run_in, streamed, write_rows
 
 
 @pytest.fixture(scope="module")
@@ -118,3 +119,27 @@ def test_files_of_a_history_need_no_lake(archived: Streamed, tmp_path: Path) -> 
     assert (np.asarray(found.columns[ACTION]) == -1).all()
     with pytest.raises(NotReady, match="riskflow archive card_fraud"):
         past_for(run, bundle, archived.needs)
+
+
+def test_runs_of_a_backfill_together_score_what_one_run_scores(
+    archived: Streamed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each over its data interval; one without an event writes no file."""
+    from batch import past_steps
+
+    shelf: Any = SimpleNamespace(bundle=lambda asked: archived.bundles[int(asked)], needs=archived.needs)
+    monkeypatch.setattr(past_steps, "Shelf", lambda plan, conf: shelf)
+    run, bundle = archived.run(), archived.bundles[2]
+    days = [past_steps.Wish.of({"bundle": "2"}, START + n * DAY, START + (n + 1) * DAY) for n in range(30, 34)]
+
+    done = [past_steps.score(run, wish) for wish in [*days, days[0]]]  # the first one is done again
+
+    found = past_for(run, bundle, archived.needs, from_ms=START + 30 * DAY, to_ms=START + 34 * DAY)
+    whole = score_table(bundle, found.columns, score_columns(Scorer(run.plan, bundle), found.columns))
+    files = sorted((run.conf.home / "scored" / "card_fraud" / "2").glob("*.parquet"))
+    assert [str(path) for path in files] == [about["file"] for about in done[:4]]
+    assert pl.concat([pl.read_parquet(path) for path in files]).equals(whole)
+    assert sum(about["events"] for about in done[:4]) == len(whole)
+    empty = past_steps.score(run, past_steps.Wish.of({"bundle": "2"}, 0, DAY))
+    assert empty["events"] == 0
+    assert "no event of that time" in empty["why"]

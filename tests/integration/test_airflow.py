@@ -1,0 +1,136 @@
+"""Airflow's real processes: they are healthy, and assets start one DAG after another."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import sqlite3
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kafka import KafkaConsumer
+
+from batch import produce, topics
+from batch.airflow_client import ENDED, Airflow
+from batch.pools import make_pools
+from batch.produce import Outgoing
+from batch.task_runs import task_runs
+from ops import local
+from ops.local import Services
+from riskflow.settings import load, settings
+from tests import support
+
+pytestmark = [pytest.mark.airflow, pytest.mark.services]
+
+PREFIX = "chain."
+DAY = 86_400_000
+PIPELINE = """
+schedule: null
+maturity: 2d
+retries: 0
+pool: {name: training, slots: 1}
+alerts: {topic: true}
+dags: {archive: null, labels: lake, retrain: labels, score_batch: false, drift: false, backtest: false, maintain: false}
+"""
+
+
+@pytest.fixture(scope="module")
+def airflow(services: Services, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
+    """Airflow beside Kafka and Redis, in the same folder, with a pipeline.yaml whose DAGs are a chain."""
+    usecases = tmp_path_factory.mktemp("usecases")
+    shutil.copytree(load().usecases / "card_fraud", usecases / "card_fraud")
+    (usecases / "card_fraud" / "pipeline.yaml").write_text(PIPELINE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RISKFLOW_USECASES", str(usecases))
+        patch.setenv("RISKFLOW_TOPIC_PREFIX", PREFIX)
+        with local.running(services.home, airflow=True, usual_ports=False) as found:
+            for name, value in found.environment().items():
+                patch.setenv(name, value)
+            settings.cache_clear()
+            yield found
+    settings.cache_clear()
+
+
+def test_airflow_is_healthy_and_lets_admin_in(airflow: Services) -> None:
+    body = json.dumps({"username": "admin", "password": "admin"}).encode()
+    request = urllib.request.Request(f"{airflow.airflow_url}/auth/token", body, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        assert json.load(answer)["access_token"]
+    (state,) = [s for s in local.status(airflow.home) if s.name == "airflow"]
+    assert state.running
+
+
+def test_new_labels_start_a_retraining_and_its_refusal_is_told(airflow: Services) -> None:
+    """archive -> lake -> labels -> labels -> retrain, which finds no scored rows and says so everywhere."""
+    plan, conf, client = support.plan_of(), load(), Airflow.of(load())
+    topics.make(plan, conf, partitions=1)
+    send_labelled_events(conf.kafka)
+    client.set_pool("training", 4)
+    assert make_pools(load()) == {"training": 1}  # what is there is changed
+    for kind in ("labels", "retrain"):
+        client.switch_on(f"card_fraud_{kind}")
+
+    first = client.trigger("card_fraud_archive", {})
+    ended = wait_for_retraining(client)
+
+    assert ended["run_type"] == "asset_triggered"
+    assert ended["state"] == "failed"
+    assert client.run("card_fraud_archive", first)["state"] == "success"
+    states = {t.task_id: t.state for t in client.tasks("card_fraud_retrain", ended["dag_run_id"])}
+    assert (states["labels"], states["check"], states["publish"]) == ("success", "failed", "upstream_failed")
+    (told,) = alerts(conf.kafka)
+    assert (told["kind"], told["about"]["task"], told["about"]["try"]) == ("refused", "check", 1)
+    assert "holds no rows" in told["text"]
+    outcomes = {(t.dag.removeprefix("card_fraud_"), t.task): t.outcome for t in task_runs(conf.home, "card_fraud")}
+    assert outcomes == {
+        ("archive", "archive"): "success", ("labels", "labels"): "success", ("labels", "ready"): "success",
+        ("retrain", "archive"): "success", ("retrain", "labels"): "success", ("retrain", "check"): "refused",
+    }  # fmt: skip
+    assert asset_events(conf.home / "airflow" / "airflow.db") == ["card_fraud/labels", "card_fraud/lake"]
+
+    again = client.trigger("card_fraud_archive", {})  # nothing new: nothing is started
+    support.wait(lambda: client.run("card_fraud_archive", again)["state"] in ENDED, 60)
+    assert [t.state for t in client.tasks("card_fraud_archive", again)] == ["skipped"]
+    assert len(client.runs("card_fraud_labels")) == 1
+
+
+def send_labelled_events(kafka: str) -> None:
+    """An old event with its label, and a new one: the old one is mature."""
+    now = int(time.time() * 1000)
+    who = {"customer_id": "c1", "terminal_id": "t1"}
+    events = [
+        {"event_id": f"e{i}", "occurred_at": at, "amount": 9.5, **who} for i, at in enumerate((now - 5 * DAY, now))
+    ]
+    label = {"label_id": "l0", "event_id": "e0", "is_fraud": True, "labelled_at": now - 3 * DAY, **who}
+    messages = [(f"{PREFIX}card_fraud.events", e) for e in events] + [(f"{PREFIX}card_fraud.labels", label)]
+    produce.send([Outgoing(topic, None, json.dumps(m).encode(), None) for topic, m in messages], kafka)
+
+
+def wait_for_retraining(client: Airflow, timeout_s: float = 120) -> dict[str, Any]:
+    """The run that an asset started, once it has ended."""
+
+    def ended() -> list[dict[str, Any]]:
+        return [run for run in client.runs("card_fraud_retrain") if run["state"] in ENDED]
+
+    support.wait(ended, timeout_s)
+    (run,) = ended()
+    return run
+
+
+def alerts(kafka: str) -> list[dict[str, Any]]:
+    topic = f"{PREFIX}card_fraud.alerts"
+    with contextlib.closing(
+        KafkaConsumer(topic, bootstrap_servers=kafka, auto_offset_reset="earliest", consumer_timeout_ms=3000)
+    ) as consumer:
+        return [json.loads(record.value) for record in consumer]
+
+
+def asset_events(database: Path) -> list[str]:
+    query = "select a.name from asset_event e join asset a on a.id = e.asset_id order by a.name"
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        return [name for (name,) in connection.execute(query)]

@@ -20,13 +20,13 @@ import polars as pl
 
 from batch import lake
 from batch.lake import Seen
-from batch.produce import Outgoing, send
 from batch.training_set import Labels, TrainingSet
 from riskflow.columns import F8, Text
 from riskflow.evaluate import ID
 from riskflow.policy import Numbers, uniform
 
 if TYPE_CHECKING:
+    from batch.produce import Outgoing
     from batch.retrain import Run
 
 FOLDER = "_review"
@@ -62,6 +62,8 @@ def review_step(
     temporary.replace(path)
     chosen = drawn.filter(pl.col("why") != DECISION)
     if tell_kafka and len(chosen):
+        from batch.produce import send  # whoever only learns from a sample needs no Kafka
+
         about["sent"] = send(_messages(run.names.review, chosen), run.conf.kafka).messages
     return {**about, **dict(drawn["why"].value_counts().iter_rows()), "kept": str(path)}
 
@@ -129,6 +131,8 @@ def sampled(data: TrainingSet, labels: Labels, odds: Mapping[int, float]) -> Tra
 
 
 def _messages(topic: str, chosen: pl.DataFrame) -> Iterator[Outgoing]:
+    from batch.produce import Outgoing
+
     for row in chosen.iter_rows(named=True):
         yield Outgoing(topic, row["event_id"].encode(), msgspec.json.encode(row), None)
 

@@ -52,18 +52,18 @@ def made_up_rows(plan: Plan) -> Columns:
     return take(rows, np.flatnonzero(np.asarray(rows["_kind"]) == 0)[-64:])
 
 
-def small_bundle(plan: Plan) -> Any:
-    """An unsigned bundle whose models were trained on the spot."""
+def small_bundle(plan: Plan, **policy: float) -> Any:
+    """An unsigned bundle whose models were trained on the spot. policy: numbers of its own."""
     from batch.bundling import build_bundle
     from riskflow.policy import Policy
 
     seed = next(_seeds)
     models = {name: small_model(len(plan.model_inputs(name)), seed) for name in plan.models}
-    numbers = Policy.load(plan.usecase.folder / "policy.yaml").start() | {"review": 0.9, "decline": 0.99}
+    numbers = Policy.load(plan.usecase.folder / "policy.yaml").start() | {"review": 0.9, "decline": 0.99, **policy}
     return build_bundle(plan, models=models, policy_numbers=numbers, golden_columns=made_up_rows(plan))
 
 
-def publish_small(plan: Plan, why: str = "test") -> int:
+def publish_small(plan: Plan, why: str = "test", **policy: float) -> int:
     """Publishes a champion; returns its version."""
     from riskflow.keys import load_private_key, make_keys
     from riskflow.registry import Registry
@@ -71,7 +71,7 @@ def publish_small(plan: Plan, why: str = "test") -> int:
     keys = settings().keys_folder
     make_keys(keys)
     registry = Registry(store(), names_of(plan))
-    return registry.publish(small_bundle(plan), load_private_key(keys), who="test", why=why).version
+    return registry.publish(small_bundle(plan, **policy), load_private_key(keys), who="test", why=why).version
 
 
 def wait(condition: Callable[[], Any], timeout_s: float) -> None:

@@ -11,18 +11,22 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+import typer
 from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from batch import dataset, lake, retrain
 from batch.dataset import CannotRebuild
 from batch.retrain import Run
 from batch.table_hash import content_hash
 from batch.training_set import TrainingSet
+from cli import dataset as group
 from riskflow.bundle import Bundle
 from riskflow.columns import Columns, n_rows, take
 from riskflow.evaluate import TIME
+from riskflow.settings import settings
 from tests.unit.lake_cases import DAY, START, Streamed, run_in, streamed, write_rows
 
 THEN = START + 32 * DAY  # until when rows are archived when the set is made
@@ -153,6 +157,29 @@ def test_a_set_from_files_says_that_it_needs_them(tmp_path: Path) -> None:
     assert manifest["tables"]["events"]["rows"] == len(world.events)
     with pytest.raises(CannotRebuild, match=r"made from files, which the lake does not keep: events \("):
         dataset.rebuild(run, {**manifest, "lake": [], "generations": []})
+
+
+def test_the_command_shows_a_set_and_makes_it_again(
+    made: tuple[Run, TrainingSet], whole: Streamed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, data = made
+    grow(run, whole)
+    monkeypatch.setenv("RISKFLOW_HOME", str(run.conf.home))
+    settings.cache_clear()
+    app = typer.Typer()
+    group.register(app)
+    shown = CliRunner().invoke(app, ["dataset", "show", str(run.folder)])
+    assert shown.exit_code == 0, shown.output
+    assert f"{len(data):,}, frauds {data.frauds}" in shown.output
+    assert "strongest first: analyst, chargeback, confirmed" in shown.output
+    out = tmp_path / "again.parquet"
+    done = CliRunner().invoke(
+        app, ["dataset", "rebuild", str(run.folder / "manifest.json"), "--out", str(out), "--json"]
+    )
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.output)["rows"] == len(data)
+    assert out.read_bytes() == (run.folder / retrain.FRAME).read_bytes()
+    settings.cache_clear()
 
 
 # ---- the hash of rows ------------------------------------------------------------------------------------------------

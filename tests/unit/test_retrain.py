@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from batch import retrain
+from batch import dataset, lake, retrain
 from batch.generations import FILES, Generations, Start
 from batch.history import history_columns
 from batch.pipeline_checks import Range
@@ -108,3 +109,24 @@ def test_steps_in_the_wrong_order_say_which_comes_first(archived: Lake) -> None:
     run = archived.run("empty")
     with pytest.raises(retrain.RiskflowError, match="Run the step `replay` first"):
         retrain.train(run, "logistic_regression")
+
+
+def test_a_set_with_files_is_made_again_though_another_began(archived: Lake, tmp_path: Path) -> None:
+    shutil.copytree(archived.home / "lake", tmp_path / "lake")
+    run = Lake(tmp_path, archived.whole).run()
+    retrain.replay_frame(run)
+    data, manifest = TrainingSet.read(run.folder / retrain.FRAME), dataset.read(run.folder)
+    assert [g["generation"] for g in manifest["generations"]] == [1]
+    generations = Generations(run.plan, run.names, run.conf.lake_folder)
+    history = take(archived.whole, np.arange(500))
+    layout = run.plan.layout_fingerprint
+    rows_from = {"0": lake.ends(run.conf.lake_folder, run.names.rows)[0]}
+    generations.write(
+        Start(2, FILES, layout=layout, rows_from=rows_from), replay(run.plan, history).records, None, history
+    )
+    assert dataset.rebuild(run, manifest).table().equals(data.table())
+    assert n_rows(retrain.collected(run)) == 500, "what is new is learned from alone now"
+    path = generations.folder(1) / "history.parquet"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(dataset.CannotRebuild, match=r"card_fraud\.g1/history\.parquet is not what it was"):
+        dataset.rebuild(run, manifest)

@@ -7,12 +7,16 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.metrics import average_precision_score
 from sklearn.tree import DecisionTreeClassifier
 
 from batch.calibration import calibration_points
 from batch.export import onnx_parity
+from batch.pipeline import Pipeline, PipelineFile
 from batch.train import Learner, Span, Trained, train
 from batch.training_set import TrainingSet, resolve_labels, training_set
 from riskflow.columns import Text
@@ -88,6 +92,37 @@ def test_a_stronger_source_wins_over_a_newer_label() -> None:
     assert frauds(columns, ("bank", "robot")) == [1, 0, 0]
     assert frauds(columns, ("robot", "bank")) == [0, 0, 0]
     assert frauds(columns, ("bank",)) == [1, 0, 0], "a source that is not named is weaker than those that are"
+
+
+def test_a_correction_and_its_correction_count() -> None:
+    first = ("p0", False, 5, "bank")
+    assert frauds(history(first, ("p0", True, 6, "bank")), ("bank",)) == [1, 0, 0]
+    back = [first, ("p0", True, 6, "bank"), ("p0", False, 7, "bank"), ("p0", True, 9, "robot")]
+    assert frauds(history(*back), ("bank", "robot")) == [0, 0, 0], "the newest of the strongest source"
+
+
+VERDICTS = st.tuples(
+    st.sampled_from(["p0", "p1", "p2"]), st.booleans(), st.integers(3, 8), st.sampled_from(["bank", "desk", None])
+)
+
+
+@examples(max_examples=80, deadline=None)
+@given(st.lists(VERDICTS, max_size=12), st.permutations(["bank", "desk"]), st.integers(3, 9))
+def test_the_truth_is_that_of_a_plain_search(labels: list[Any], sources: list[str], cut_off: int) -> None:
+    def naive(event: str) -> float:
+        known = [(i, v) for i, v in enumerate(labels) if v[0] == event and v[2] < cut_off]
+        if not known:
+            return 0.0
+        rank = {source: strength for strength, source in enumerate(reversed(sources), 1)}
+        return float(max(known, key=lambda found: (rank.get(found[1][3], 0), found[1][2], found[0]))[1][1])
+
+    assert frauds(history(*labels), tuple(sources), cut_off) == [naive(e) for e in ("p0", "p1", "p2")]
+
+
+def test_silence_means_genuine_only_after_the_slowest_source_had_its_time() -> None:
+    quick = Pipeline(PipelineFile(maturity="14d", label_maturity={"desk": "2d"}))
+    slow = Pipeline(PipelineFile(maturity="14d", label_maturity={"desk": "2d", "bank": "45d"}))
+    assert (quick.maturity_ms // DAY, slow.maturity_ms // DAY) == (14, 45)
 
 
 def test_days_are_cut_where_the_caller_says() -> None:

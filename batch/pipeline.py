@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 from msgspec import Meta
 
+from batch.alerts import Alerts
 from riskflow.durations import duration_ms
 from riskflow.errors import DeclarationError
 from riskflow.typed_yaml import Lines, read_typed, where
@@ -56,6 +57,7 @@ class PipelineFile(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     top_k: Whole = 100
     retries: Annotated[int, Meta(ge=0, le=10)] = 1
     gates: Gates = Gates()
+    alerts: Alerts = Alerts()
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,7 @@ class Pipeline:
             raise DeclarationError(
                 self.at("$.validation"), f"is more than half of the span ({self.file.span})", "Make it shorter"
             )
+        self.file.alerts.check(self.at)
         gates = self.gates
         if gates.lowest_label_rate > gates.highest_label_rate:
             raise DeclarationError(self.at("$.gates.lowest_label_rate"), "is above highest_label_rate", "Swap them")

@@ -8,6 +8,7 @@ Topics of a use case (prefix + use case + one word):
     rows                  full rows as blocks; archived by batch, then free to go
     g4.held               the same of a generation that ran beside another and was held back; archived by batch
     rejected              what could not be taken, with the reason; kept until somebody has looked
+    alerts                what people are told: a failed task, drift, a rollback; 30 days
 
 Redis keys:
 
@@ -83,6 +84,10 @@ class Names:
     @property
     def rejected(self) -> str:
         return f"{self.prefix}{self.usecase}.rejected"
+
+    @property
+    def alerts(self) -> str:
+        return f"{self.prefix}{self.usecase}.alerts"
 
     @property
     def group(self) -> str:

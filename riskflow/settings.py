@@ -45,6 +45,8 @@ class Settings(BaseSettings):
     airflow_url: Annotated[str, Field(description="base URL of Airflow's API server")] = "http://127.0.0.1:8080"
     airflow_user: str = "admin"
     airflow_password: SecretStr = SecretStr("admin")
+    smtp: Annotated[SecretStr | None, Field(description="smtp://[user:password@]host[:port] for alerts by mail")] = None
+    mail_from: Annotated[str, Field(description="who alerts by mail come from")] = "riskflow@localhost"
     serving_url: str = "http://127.0.0.1:8000"
     usecases: Annotated[Path, Field(description="folder with one folder for each use case")] = PROJECT / "usecases"
     lake: Annotated[Path | None, Field(description="folder of the Parquet archive; default: HOME/lake")] = None

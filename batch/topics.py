@@ -45,6 +45,7 @@ def wanted_topics(plan: Plan, names: Names, partitions: int) -> list[Wanted]:
         Wanted(names.scores, partitions, BROKER_TIME | {"retention.ms": str(30 * DAY_MS)}),
         Wanted(names.rows, partitions, BROKER_TIME | LARGE | forever),
         Wanted(names.rejected, 1, BROKER_TIME | LARGE | forever),
+        Wanted(names.drift, 1, BROKER_TIME | LARGE | {"retention.ms": str(30 * DAY_MS)}),
         Wanted(names.alerts, 1, BROKER_TIME | {"retention.ms": str(30 * DAY_MS)}),
     ]
     return [*feeds, *inner, *out]

@@ -36,6 +36,7 @@ class Scored:
     hits: NDArray[np.bool_]  # one row for each rule
     band_names: tuple[str, ...]
     _explain: Any = field(repr=False)
+    matrices: Mapping[str, F4] = field(default_factory=dict, repr=False)  # what each layer saw
 
     action_names = ACTIONS
 
@@ -63,7 +64,10 @@ class Layer:
 
     def run(self, values: Mapping[str, Any], rows: int) -> F8:
         """The probability of fraud of each row."""
-        matrix = model_matrix(self.inputs, values, rows)
+        return self.of(model_matrix(self.inputs, values, rows), rows)
+
+    def of(self, matrix: F4, rows: int) -> F8:
+        """The same of a matrix that stands already."""
         probabilities: F4 = self._session.run([self._output], {self._input: matrix})[0]
         return probabilities[:rows, 1].astype(np.float64)
 
@@ -97,7 +101,7 @@ class Scorer:
         """Scores these rows; columns holds at least `self.columns`, one value for each row."""
         rows = n_rows(columns)
         values = self.values(columns)
-        outputs = self._outputs(values, rows)
+        outputs, matrices = self._outputs(values, rows)
         score = self.calibration(outputs[self.layers[-1].name]) if self.layers else np.zeros(rows)
         decided = self.decider.decide(score, columns)
 
@@ -107,7 +111,7 @@ class Scorer:
             return self._explainer.reasons(picked, texts, chosen_outputs, hits)
 
         return Scored(
-            outputs, score, decided.band, decided.action, decided.hits, self.decider.bands, explain
+            outputs, score, decided.band, decided.action, decided.hits, self.decider.bands, explain, matrices
         )  # fmt: skip
 
     def values(self, columns: Mapping[str, Column]) -> dict[str, Any]:
@@ -127,11 +131,13 @@ class Scorer:
         rest: Columns = {"score": scored.score, "action": scored.action, "band": scored.band}
         return {**models, **rest, "reasons": Text.of_strings(reasons)}
 
-    def _outputs(self, values: dict[str, Any], rows: int) -> Outputs:
+    def _outputs(self, values: dict[str, Any], rows: int) -> tuple[Outputs, dict[str, F4]]:
         outputs: Outputs = {}
+        matrices: dict[str, F4] = {}
         for layer in self.layers:
-            outputs[layer.name] = layer.run({**values, **outputs}, rows) if rows else np.zeros(0)
-        return outputs
+            matrices[layer.name] = model_matrix(layer.inputs, {**values, **outputs}, rows)
+            outputs[layer.name] = layer.of(matrices[layer.name], rows) if rows else np.zeros(0)
+        return outputs, matrices
 
 
 def model_matrix(inputs: Sequence[str], values: Mapping[str, Any], rows: int) -> F4:

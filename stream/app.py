@@ -29,6 +29,7 @@ from riskflow.settings import Settings, settings
 from riskflow.usecase import load_usecase
 from riskflow.warmup import warm_up
 from stream.cluster import TopicIds, TopicInfo, check_newest, describe
+from stream.drift import Drift
 from stream.entity import EntityStage, Forward
 from stream.intake import Intake
 from stream.lanes import Lanes
@@ -131,7 +132,12 @@ class Worker:
             self.plan, self.names, self.swap, self.worker,
             scores_partitions=topics[self.names.scores].partitions,
             rows_partitions=topics[self.names.rows].partitions,
+            drift=self._drift(),
         )  # fmt: skip
+
+    def _drift(self) -> Drift:
+        send = self.app.producer.send_records
+        return Drift(self.plan.name, self.names.drift, self.worker, send, self.conf.drift_s, self.conf.drift_share)
 
 
 class App(faust.App):

@@ -26,6 +26,7 @@ from riskflow.scoring import Scored
 from riskflow.state import HELD, INTAKE_LOG, INTAKE_PARTITION, ROW_BITS, log_columns, source_name
 from stream import blocks, head, metrics
 from stream.batch import Batch, Sent
+from stream.drift import Drift
 from stream.entity import reject_row
 from stream.faults import reached, scores_sent
 from stream.head import Head
@@ -56,9 +57,17 @@ class Score:
     topic = ""
 
     def __init__(
-        self, plan: Plan, names: Names, swap: Swap, worker: str, *, scores_partitions: int, rows_partitions: int
+        self,
+        plan: Plan,
+        names: Names,
+        swap: Swap,
+        worker: str,
+        *,
+        scores_partitions: int,
+        rows_partitions: int,
+        drift: Drift | None = None,
     ) -> None:
-        self.plan, self.names, self.swap, self.worker = plan, names, swap, worker
+        self.plan, self.names, self.swap, self.worker, self.drift = plan, names, swap, worker, drift
         self._scores_partitions, self._rows_partitions = scores_partitions, rows_partitions
         self._stage = plan.stages[-1].entity.field
         self._by, self._part = log_columns(self._stage)
@@ -129,6 +138,8 @@ class Score:
             part = columns if len(events) == len(kinds) else take(columns, events)
             scored = live.scorer.score(part)
             await self._send_scores(heads, part, scored, live, outbox)
+            if self.drift is not None:
+                self.drift.observe(live, part, scored)
         full = {**columns, **self._outputs(n_rows(columns), events, scored, live)}
         await self._send_rows(heads, full, sent, outbox, self.names.rows)
 

@@ -139,7 +139,7 @@ FEATURES_AT_ONCE = 4_000  # in one message: some hundred KiB
 
 
 class Snapshot(msgspec.Struct, frozen=True):
-    """Counts of one bundle. `from_ms` to `to_ms` is when they were counted, `first_at_ms` and `last_at_ms` event time.
+    """Counts of one bundle. `from_ms` to `to_ms` is when they were counted, by wall clock.
 
     `events` were scored; of these `share`, chosen by the hash of the event's id, was counted.
     """
@@ -149,8 +149,6 @@ class Snapshot(msgspec.Struct, frozen=True):
     share: float
     from_ms: int
     to_ms: int
-    first_at_ms: int
-    last_at_ms: int
     events: int
     counts: dict[str, list[int]]
 
@@ -178,8 +176,7 @@ def _both(one: Snapshot, other: Snapshot) -> Snapshot:
         counts[name] = [a + b for a, b in zip(counts[name], mine, strict=True)] if name in counts else mine
     return Snapshot(
         one.bundle, one.hash, min(one.share, other.share), min(one.from_ms, other.from_ms),
-        max(one.to_ms, other.to_ms), min(one.first_at_ms, other.first_at_ms), max(one.last_at_ms, other.last_at_ms),
-        one.events + other.events, counts,
+        max(one.to_ms, other.to_ms), one.events + other.events, counts,
     )  # fmt: skip
 
 

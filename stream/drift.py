@@ -32,7 +32,7 @@ from riskflow.drift import (
     places,
     sampled,
 )
-from riskflow.evaluate import ID, TIME
+from riskflow.evaluate import ID
 from riskflow.scoring import Scored
 from stream import metrics
 from stream.swap import Live
@@ -40,7 +40,7 @@ from stream.swap import Live
 TOLD = 10  # features that have a gauge of their own
 HOURS, HOUR_MS = 24, 3_600_000
 BUNDLES = 4
-CELLS = 128  # values that are counted for each event, on average
+CELLS = 32  # values that are counted for each event, on average
 Record = tuple[bytes | None, bytes, list[tuple[str, bytes]]]
 Send = Callable[[str, int, Iterable[Record]], Awaitable[list[Awaitable[Any]]]]
 
@@ -60,17 +60,14 @@ class Counted:
         self._start(now_ms)
 
     def _start(self, now_ms: int) -> None:
-        self._from_ms, self._first_at_ms, self._last_at_ms, self.events = now_ms, 2**62, 0, 0
+        self._from_ms, self.events = now_ms, 0
         self._fresh[:] = 0
 
     def add(self, events: Columns, scored: Scored) -> None:
         """Counts a share of these events."""
         ids: Any = events[ID]
-        at_ms: Any = events[TIME]
         count(self._places, scored.matrices, scored.score, sampled(ids.hashes(), self.share), self._fresh)
-        self.events += len(at_ms)
-        self._first_at_ms = min(self._first_at_ms, int(at_ms.min()))
-        self._last_at_ms = max(self._last_at_ms, int(at_ms.max()))
+        self.events += len(ids)
 
     def snapshot(self, now_ms: int) -> Snapshot:
         """What was counted since the last one."""
@@ -79,8 +76,7 @@ class Counted:
         for old in [h for h in self._hours if h <= hour - HOURS]:
             del self._hours[old]
         counts = dict(zip(self.reference.names, self._fresh.tolist(), strict=True))
-        spans = (self._from_ms, now_ms, self._first_at_ms, self._last_at_ms)
-        out = Snapshot(self.bundle, self.hash, self.share, *spans, self.events, counts)
+        out = Snapshot(self.bundle, self.hash, self.share, self._from_ms, now_ms, self.events, counts)
         self._start(now_ms)
         return out
 

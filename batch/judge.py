@@ -249,7 +249,9 @@ def _bundle(
         bundle = build_bundle(
             plan, models=best.models, policy_numbers=numbers, golden_columns=newest.columns, calibration=points,
             dictionaries=best.dictionaries, reference=usual_values(plan, values, data.fraud == 0),
-            profile=profile_of(plan, values, Calibration.of(points)(best.outputs)),
+            profile=profile_of(
+                plan, values, data.columns, Calibration.of(points)(best.outputs), validation.columns
+            ),
             metrics={"candidate": best.candidate, **figures},
             data={**data_version(data), **(about or {})}, parent=champion.version if champion else None,
         )  # fmt: skip

@@ -22,6 +22,7 @@ import msgspec
 from msgspec import Meta
 
 from batch.alerts import Alerts
+from batch.pipeline_watch import Watch
 from riskflow.durations import duration_ms
 from riskflow.errors import DeclarationError
 from riskflow.typed_yaml import Lines, read_typed, where
@@ -58,6 +59,7 @@ class PipelineFile(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     retries: Annotated[int, Meta(ge=0, le=10)] = 1
     gates: Gates = Gates()
     alerts: Alerts = Alerts()
+    watch: Watch = Watch()
 
 
 @dataclass(frozen=True)
@@ -129,6 +131,7 @@ class Pipeline:
                 self.at("$.validation"), f"is more than half of the span ({self.file.span})", "Make it shorter"
             )
         self.file.alerts.check(self.at)
+        self.file.watch.check(self.at)
         gates = self.gates
         if gates.lowest_label_rate > gates.highest_label_rate:
             raise DeclarationError(self.at("$.gates.lowest_label_rate"), "is above highest_label_rate", "Swap them")

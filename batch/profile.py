@@ -7,12 +7,12 @@ float32, as models see values.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
-from riskflow.columns import F8
+from riskflow.columns import F8, Columns
 from riskflow.declare import CATEGORY, TEXT
 from riskflow.drift import BINS, F4, SCORE, WIDTH, Reference, count, places
 from riskflow.plan import Plan
@@ -24,16 +24,36 @@ LOOKED_AT = 100_000  # rows that bins are cut by; all are counted
 Entry = dict[str, Any]
 
 
-def profile_of(plan: Plan, values: Mapping[str, Any], score: F8) -> dict[str, Entry]:
-    """For each input: `cuts` of its bins and `counts` of the rows in them, those not known last.
+def profile_of(plan: Plan, values: Mapping[str, Any], rows: Columns, score: F8, scored: Columns) -> dict[str, Entry]:
+    """For each input: `cuts` of its bins, `counts` of the rows in them, those not known last; and see `independent`.
 
-    Of numbers also `deciles` and the share `missing`; of codes `shares`. values: the models' inputs, one for each row.
+    Of numbers also `deciles` and the share `missing`; of codes `shares`. values: the models' inputs of these rows.
     score: of rows that the models had not learned from, so that live scores can be like them.
     """
-    return {
-        **{name: _entry(plan.nodes[name].type.kind, column) for name, column in values.items()},
-        SCORE: _numbers(score),
-    }
+    sizes = {**independent(plan, rows, values), **independent(plan, scored, [SCORE])}
+    entries = {name: _entry(plan.nodes[name].type.kind, column) for name, column in values.items()}
+    entries[SCORE] = _numbers(score)
+    return {name: {**entry, "independent": sizes[name]} for name, entry in entries.items()}
+
+
+def independent(plan: Plan, rows: Columns, names: Iterable[str]) -> dict[str, float]:
+    """As how many independent rows these count, for each input or the score.
+
+    What a window of a customer says is much the same in all the customer's rows, so fifty customers are not a thousand
+    samples. Taken is the worst case, rows of one entity being all alike: n^2 over the sum of squares of the entities'
+    numbers of rows (Kish, Survey Sampling, 1965). The entity is that of the input's stage; the first one for fields and
+    for the score.
+    """
+    sizes = [_independent(rows[entity]) for entity in plan.entities]
+    return {name: sizes[0 if name == SCORE else max(0, plan.nodes[name].stage)] for name in names}
+
+
+def _independent(column: Any) -> float:
+    there = np.flatnonzero(~column.missing())
+    alone = len(column) - len(there)
+    counts = np.unique(column.hashes()[there], return_counts=True)[1].astype(np.float64)
+    squares = float((counts**2).sum()) + alone
+    return len(column) ** 2 / squares if squares else 0.0
 
 
 def _entry(kind: str, column: Any) -> Entry:

@@ -56,7 +56,8 @@ def bundle_of(plan: Plan) -> Bundle:
         factory = plan.usecase.models["risk"].candidates["boosted"]
         model = make(factory, inputs).fit(model_matrix(inputs, rows, len(fraud)), fraud)
     numbers = Policy.load(plan.usecase.folder / "policy.yaml").start() | {"review": 0.99}
-    profile = profile_of(plan, {name: rows[name] for name in inputs}, fraud.astype(np.float64))
+    entities: Columns = dict.fromkeys(plan.entities, rows["_id"])
+    profile = profile_of(plan, {n: rows[n] for n in inputs}, entities, fraud.astype(np.float64), entities)
     golden = take(rows, np.arange(64))
     return build_bundle(plan, models={"risk": model}, policy_numbers=numbers, golden_columns=golden, profile=profile)
 

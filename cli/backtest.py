@@ -51,7 +51,7 @@ def score(
     from riskflow.scoring import Scorer
 
     began = time.monotonic()
-    run, shelf = _context(usecase)
+    run, shelf = context(usecase)
     chosen = shelf.bundle(bundle)
     with bar("reading the past") as tell:
         span = _span(from_, to, fold, _tables(events, labels, columns, delay))
@@ -99,7 +99,7 @@ def backtest(
     from cli.bar import bar
 
     began = time.monotonic()
-    run, shelf = _context(usecase)
+    run, shelf = context(usecase)
     chosen = shelf.bundle(bundle)
     with bar("reading the past") as tell:
         found = run_it(
@@ -116,7 +116,7 @@ def backtest(
     print(f"\nkept in {path}")
 
 
-def _context(usecase: str) -> tuple[Any, Any]:
+def context(usecase: str) -> tuple[Any, Any]:
     from batch.read_only import Shelf
     from batch.retrain import Run
     from cli.common import load_plan
@@ -127,10 +127,10 @@ def _context(usecase: str) -> tuple[Any, Any]:
 
 
 def _span(from_: str, to: str, fold: bool, tables: Any) -> dict[str, Any]:
-    return {"from_ms": _ms(from_, "--from"), "to_ms": _ms(to, "--to"), "fold": fold, "tables": tables}
+    return {"from_ms": moment_ms(from_, "--from"), "to_ms": moment_ms(to, "--to"), "fold": fold, "tables": tables}
 
 
-def _ms(text: str, option: str) -> int | None:
+def moment_ms(text: str, option: str) -> int | None:
     import polars as pl
 
     from batch.importer import at_ms

@@ -43,6 +43,7 @@ class Reference:
     cuts: F4  # a value lies in the first bin whose cut it does not exceed
     bins: I8  # how many there are
     counts: Table  # at training
+    independent: F8  # as how many independent rows those of training count
 
     @classmethod
     def of(cls, profile: Mapping[str, Any], rows: int = 0) -> Reference:
@@ -55,7 +56,8 @@ class Reference:
         for i, (_, mine, table) in enumerate(known.values()):
             cuts[i, : len(mine)], counts[i] = mine, table
         bins = np.array([len(mine) + 1 for _, mine, _ in known.values()], np.int64)
-        return cls(tuple(known), low, cuts, bins, counts)
+        sizes = [profile[name].get("independent", counts[i].sum()) for i, name in enumerate(known)]
+        return cls(tuple(known), low, cuts, bins, counts, np.array(sizes, np.float64))
 
     def __len__(self) -> int:
         return len(self.names)

@@ -19,6 +19,7 @@ import numpy as np
 from batch import metrics
 from batch.bundling import build_bundle, usual_values
 from batch.calibration import calibration_points
+from batch.card.evidence import evidence
 from batch.pipeline import Gates, Pipeline
 from batch.profile import profile_of
 from batch.train import Trained, input_values, outside_inputs
@@ -243,15 +244,15 @@ def _bundle(
 ) -> tuple[Bundle | None, Gate]:
     """The bundle and the gate of its golden rows; both are checked while it is made."""
     values = input_values(plan, data.columns, best.dictionaries)
+    score = Calibration.of(points)(best.outputs)
     newest = validation.rows(np.arange(max(0, len(validation) - GOLDEN_FROM), len(validation)))
     wanted = "the same bytes in blocks of 1, 2, 7, 64 and 512"
     try:
         bundle = build_bundle(
             plan, models=best.models, policy_numbers=numbers, golden_columns=newest.columns, calibration=points,
             dictionaries=best.dictionaries, reference=usual_values(plan, values, data.fraud == 0),
-            profile=profile_of(
-                plan, values, data.columns, Calibration.of(points)(best.outputs), validation.columns
-            ),
+            profile=profile_of(plan, values, data.columns, score, validation.columns),
+            describe=lambda scorer: evidence(plan, scorer, best, validation, score, numbers),
             metrics={"candidate": best.candidate, **figures},
             data={**data_version(data), **(about or {})}, parent=champion.version if champion else None,
         )  # fmt: skip

@@ -22,6 +22,7 @@ import msgspec
 from msgspec import Meta
 
 from batch.alerts import Alerts
+from batch.pipeline_card import CardText
 from batch.pipeline_watch import Watch
 from riskflow.durations import duration_ms
 from riskflow.errors import DeclarationError
@@ -60,6 +61,7 @@ class PipelineFile(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     gates: Gates = Gates()
     alerts: Alerts = Alerts()
     watch: Watch = Watch()
+    card: CardText = CardText()
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_e
 
 # Each module has `register(app)`. They import what is heavy inside their commands, so `--help` stays quick.
 GROUPS = [
-    "data", "plan", "platform", "stream", "batch", "models", "train", "retrain", "backtest", "drift", "serve",
+    "data", "plan", "platform", "stream", "batch", "models", "train", "retrain", "backtest", "drift", "report", "serve",
     "demo", "chaos",
 ]  # fmt: skip
 

@@ -81,7 +81,15 @@ def drift_step(run: Run, now_ms: int | None = None) -> Summary:
     champion = champion_bundle(run.registry(), load_public_keys(run.conf.keys_folder))
     if champion is None:
         return {"drifted": False, "retrain": False, "alerted": False, "says": "there is no champion"}
-    return act(run, look(run, champion, now_ms=now_ms), now_ms)
+    done = act(run, look(run, champion, now_ms=now_ms), now_ms)
+    _refresh_card(run, champion)
+    return done
+
+
+def _refresh_card(run: Run, champion: Bundle) -> None:
+    from batch.card.page import refresh  # which reads what is kept here
+
+    refresh(run, champion)
 
 
 def act(run: Run, found: Look, now_ms: int) -> Summary:

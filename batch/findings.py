@@ -16,7 +16,6 @@ import numpy as np
 from batch.pipeline_watch import Watch
 from batch.quality import spread_of_share
 from riskflow.columns import F8
-from riskflow.drift import MISSING as UNKNOWN
 from riskflow.drift import Reference, Table, missing_share
 
 INPUTS, MISSING, ESTIMATED, MEASURED = "inputs", "missing", "estimated", "measured"
@@ -66,18 +65,29 @@ def features_of(reference: Reference, table: Table, independent: F8, chance: flo
     Under no drift the index over (1/n + 1/m) follows chi square with one degree less than there are bins (Yurdakul and
     Naranjo, Statistical properties of the population stability index, 2020).
     """
-    from scipy.stats import chi2, norm
+    from scipy.stats import chi2
 
     now, then = missing_share(table), missing_share(reference.counts)
-    n, m = table.sum(axis=1), reference.counts.sum(axis=1)
-    pooled = (table[:, UNKNOWN] + reference.counts[:, UNKNOWN] + 1) / (n + m + 2)
     with np.errstate(divide="ignore", invalid="ignore"):
         sizes = 1 / (independent * (1 - now)) + 1 / (reference.independent * (1 - then))
-        spread = np.sqrt(pooled * (1 - pooled) * (1 / independent + 1 / reference.independent))
     floors = chi2.ppf(1 - chance, np.maximum(reference.bins - 1, 1)) * sizes
-    figures = (reference.psi(table), floors, now, then, norm.ppf(1 - chance / 2) * spread)
+    apart = _missing_floor(now, then, independent, reference.independent, chance)
+    figures = (reference.psi(table, independent), floors, now, then, apart)
     rows = zip(*([_finite(v) for v in column.tolist()] for column in figures), strict=True)
     return [Feature(name, *row) for name, row in zip(reference.names, rows, strict=True)]
+
+
+def _missing_floor(now: F8, then: F8, n: F8, m: F8, chance: float) -> F8:
+    """How far from `then` noise alone may take a share: by the arc sine of its root, whose spread is the same for all
+    shares (Anscombe, The transformation of Poisson, binomial and negative-binomial data, 1948)."""
+    from scipy.stats import norm
+
+    with np.errstate(divide="ignore", invalid="ignore"):
+        angles = [np.arcsin(np.sqrt((s * size + 0.375) / (size + 0.75))) for s, size in ((now, n), (then, m))]
+        far = norm.ppf(1 - chance / 2) * np.sqrt(0.25 / n + 0.25 / m)
+    end = np.clip(angles[1] + np.sign(angles[0] - angles[1]) * far, 0.0, np.pi / 2)
+    floor: F8 = np.abs(np.sin(end) ** 2 - then)
+    return floor
 
 
 def drifted(watch: Watch, features: list[Feature]) -> list[Finding]:

@@ -20,9 +20,7 @@ def report(
     version: Annotated[str, typer.Argument(help="a version, an alias such as champion, or a file")] = "champion",
     usecase: Annotated[str, typer.Option(help="use case")] = "card_fraud",
     out: Annotated[Path | None, typer.Option(help="default: card-<use case>-<version>.html")] = None,
-    store: Annotated[
-        bool, typer.Option("--store", help="also where serving shows it, with what is known by now")
-    ] = False,
+    store: Annotated[bool, typer.Option("--store", help="also where serving shows it")] = False,
     as_json: Json = False,
 ) -> None:
     """Write the model card of a bundle: data, curves, features, segments, gates, drift, lineage.

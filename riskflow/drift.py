@@ -69,14 +69,20 @@ class Reference:
             out[i] = (counts or {}).get(name, 0)
         return out
 
-    def psi(self, table: Table) -> F8:
+    def psi(self, table: Table, independent: F8 | None = None) -> F8:
         """The population stability index of each feature, over what is known; NaN where nothing is.
 
         The sum over bins of (a - e) ln(a / e), with the share a of now and e of training (Siddiqi, Credit Risk
-        Scorecards, 2006). Half a row is added to each bin of either side.
+        Scorecards, 2006). Half a row is added to each bin of either side; half an independent one, where it is known
+        how many those of the table are.
         """
         there = np.arange(BINS) < self.bins[:, None]
-        a, e = _shares(table, there), _shares(self.counts, there)
+        if independent is None:
+            a, e = _shares(table, there, 1.0), _shares(self.counts, there, 1.0)
+        else:
+            with np.errstate(divide="ignore", invalid="ignore"):
+                weights = table.sum(axis=1) / independent, self.counts.sum(axis=1) / self.independent
+            a, e = (_shares(t, there, w[:, None]) for t, w in zip((table, self.counts), weights, strict=True))
         with np.errstate(divide="ignore", invalid="ignore"):
             terms = np.where(there, (a - e) * np.log(a / e), 0.0)
         out: F8 = terms.sum(axis=1)
@@ -97,8 +103,8 @@ def missing_share(table: Table) -> F8:
     return out
 
 
-def _shares(table: Table, there: NDArray[np.bool_]) -> F8:
-    raised = np.where(there, table[:, :BINS] + UNSEEN, 0.0)
+def _shares(table: Table, there: NDArray[np.bool_], rows_of_one: Any) -> F8:
+    raised = np.where(there, table[:, :BINS] + UNSEEN * rows_of_one, 0.0)
     out: F8 = raised / raised.sum(axis=1, keepdims=True)
     return out
 

@@ -26,7 +26,7 @@ from riskflow.explain import show, words
 if TYPE_CHECKING:
     from batch.retrain import Run
 
-FILE, VERDICT = "card.html", "verdict.json"
+FILE, VERDICT, BUNDLE = "card.html", "verdict.json", "bundle.bin"
 TEMPLATE = Path(__file__).with_name("card.html.jinja")
 IMPORTANCES = 20  # bars
 PICTURES = (
@@ -45,11 +45,13 @@ log = logging.getLogger(__name__)
 def leave_card(run: Run, version: int | None = None) -> Path | None:
     """Writes card.html into the run's folder; of a published version also beside its bundle, for serving.
 
-    Nothing fails by it: what goes wrong is logged.
+    Nothing fails by it: what goes wrong is logged. None, too, where no bundle could be made.
     """
+    made = run.folder / BUNDLE
+    if version is None and not made.is_file():
+        return None
     try:
-        raw = run.registry().raw(version) if version is not None else (run.folder / "bundle.bin").read_bytes()
-        bundle = Bundle.from_bytes(raw)
+        bundle = Bundle.from_bytes(made.read_bytes() if version is None else run.registry().raw(version))
         html = card(run, bundle, published=version is not None)
         path = run.folder / FILE
         path.write_text(html, encoding="utf-8")
@@ -59,6 +61,14 @@ def leave_card(run: Run, version: int | None = None) -> Path | None:
     except Exception:
         log.exception("%s, run %s: no model card was made", run.plan.name, run.name)
         return None
+
+
+def refresh(run: Run, bundle: Bundle) -> None:
+    """Puts a published bundle's card beside it anew, with what is known by now; what goes wrong is logged."""
+    try:
+        store(run, bundle.version, card(run, bundle, published=True))
+    except Exception:
+        log.exception("%s: the model card of version %s was not made anew", run.plan.name, bundle.version)
 
 
 def store(run: Run, version: int, html: str) -> None:

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client import REGISTRY
 
-from batch.profile import cuts_of, profile_of
+from batch.profile import _entry, _numbers, cuts_of, independent, profile_of
 from riskflow.columns import Columns, Text, take
 from riskflow.drift import (
     BINS,
@@ -42,17 +42,9 @@ COLUMNS = st.lists(VALUES, min_size=1, max_size=80)
 
 
 def reference_of(*columns: list[float]) -> Reference:
-    plan = small_plan()
     values = {f"x{i}": np.array(c, np.float64) for i, c in enumerate(columns)}
-    profile = {name: _number_entry(column) for name, column in values.items()}
-    assert plan.models
+    profile = {name: _numbers(column) for name, column in values.items()}
     return Reference.of(msgspec.json.decode(msgspec.json.encode(profile)))
-
-
-def _number_entry(column: Any) -> dict[str, Any]:
-    from batch.profile import _numbers
-
-    return _numbers(column)
 
 
 def counted(reference: Reference, matrix: Any, rows: Any = None) -> Any:
@@ -142,9 +134,8 @@ def test_the_index_of_noise_is_about_bins_less_one_over_both_sizes() -> None:
 
 
 def test_codes_below_zero_are_not_known() -> None:
-    plan = small_plan()
     column = np.array([-1, -1, 0, 0, 0, 1, 1, 1, 1, 1], np.int32)
-    reference = Reference.of({"channel": profile_of(plan, {"channel": column}, np.zeros(3))["channel"]})
+    reference = Reference.of({"channel": _entry("category", column)})
     assert reference.counts[0].tolist() == [3, 5, 0, 0, 0, 0, 0, 0, 0, 0, 2]
     assert counted(reference, [[-1.0], [0.0], [1.0], [2.0]])[0].tolist() == [1, 2, 0, 0, 0, 0, 0, 0, 0, 0, 1]
 
@@ -169,6 +160,20 @@ def test_profiles_of_older_bundles_are_read() -> None:
     same = counted(reference, np.full((1, 4), np.nan))
     assert same[:, MISSING].tolist() == [1, 1, 1, 1]
     assert len(Reference.of(profile)) == 0
+
+
+def test_rows_count_as_many_independent_ones_as_there_are_entities() -> None:
+    plan, n = small_plan(), 120
+    rows: Columns = {
+        "card": Text.of_strings(f"c{i % 10}" for i in range(n)),
+        "shop": Text.of_strings("s" if i % 2 else None for i in range(n)),
+    }
+    found = independent(plan, rows, ["amount", "noise", SCORE])
+    assert found == {"amount": 10.0, "noise": 10.0, SCORE: 10.0}
+    one_customer: Columns = {**rows, "card": Text.of([b"c"] * n)}
+    assert independent(plan, one_customer, ["amount"]) == {"amount": 1.0}
+    strangers: Columns = {**rows, "card": Text.of([Text.MISSING] * n)}
+    assert independent(plan, strangers, ["amount"]) == {"amount": float(n)}
 
 
 # ---- merging ---------------------------------------------------------------------------------------------------------
@@ -263,7 +268,10 @@ def live() -> Live:
     inputs = {i: values[i] for m in cases.plan().models for i in cases.plan().model_inputs(m)}
     outside = {n: v for n, v in inputs.items() if n not in cases.plan().models}
     score = Scorer(cases.plan(), cases.bundle()).score(rows).score
-    profile = profile_of(cases.plan(), outside, score)
+    people: Columns = {
+        name: Text.of_strings(f"{name}-{i % 90}" for i in range(len(score))) for name in ("card", "shop")
+    }
+    profile = profile_of(cases.plan(), outside, people, score, people)
     about = {**cases.bundle().manifest, "profile": profile}
     bundle = type(cases.bundle())(msgspec.json.decode(msgspec.json.encode(about)), cases.bundle().files)
     assert fraud.any()

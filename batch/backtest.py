@@ -78,6 +78,7 @@ class About:
     features: str  # where they come from
     segments: tuple[str, ...] = ()
     costs: Costs | None = None
+    made_of: str = ""  # the bundle's hash that publishing does not change
 
 
 @dataclass(frozen=True)
@@ -198,7 +199,7 @@ def prepare(
     about = About(
         run.plan.name, bundle.version, bundle.content_hash, bool(bundle.signature), tried.policy["review"],
         tried.policy["decline"], OF_FILE if policy else OF_BUNDLE,
-        found.says, tuple(segments), costs,
+        found.says, tuple(segments), costs, bundle.made_of,
     )  # fmt: skip
     return tried, found, about
 

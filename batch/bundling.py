@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from batch.export import to_onnx
-from riskflow.bundle import EXPECTED, GOLDEN, Bundle, check_golden
+from riskflow.bundle import CARD, EXPECTED, GOLDEN, Bundle, check_golden
 from riskflow.columns import Columns, n_rows, take
 from riskflow.declare import CATEGORY, TEXT
 from riskflow.plan import MODEL, TIME, Plan
@@ -37,11 +37,13 @@ def build_bundle(
     transferred: Sequence[Mapping[str, Any]] = (),
     version: int = 1,
     parent: int | None = None,
+    describe: Callable[[Scorer], bytes | None] | None = None,
 ) -> Bundle:
     """An unsigned bundle, its golden rows checked. models: name -> fitted estimator or ONNX bytes, all layers.
 
-    A model's inputs are those of the plan, in the plan's order; those of transferred layers, which come from other
-    bundles and are among the models too, are told with them. The registry gives the final version when it publishes.
+    describe: makes what the model card shows of it (`card.json`), where there are golden rows. A model's inputs are
+    those of the plan, in the plan's order; those of transferred layers, which come from other bundles and are among the
+    models too, are told with them. The registry gives the final version when it publishes.
     """
     inputs = {layer["name"]: list(layer["inputs"]) for layer in transferred}
     inputs |= {name: list(plan.model_inputs(name)) for name in plan.models if name in models}
@@ -58,17 +60,16 @@ def build_bundle(
     bare = Bundle.of(plain(sections), files)
     if golden_columns is None:
         return bare
-    return _with_golden(plan, bare, plain(sections), files, golden_columns)
-
-
-def _with_golden(
-    plan: Plan, bare: Bundle, sections: dict[str, Any], files: dict[str, bytes], columns: Columns
-) -> Bundle:
     scorer = Scorer(plan, bare)
+    card = describe(scorer) if describe else None
+    return _with_golden(scorer, plain(sections), files if card is None else {**files, CARD: card}, golden_columns)
+
+
+def _with_golden(scorer: Scorer, sections: dict[str, Any], files: dict[str, bytes], columns: Columns) -> Bundle:
     rows = golden_rows({name: columns[name] for name in scorer.columns}, scorer)
     golden = {GOLDEN: encode(rows, {}), EXPECTED: encode(scorer.golden(rows), {})}
     bundle = Bundle.of(sections, {**files, **golden})
-    check_golden(Scorer(plan, bundle))
+    check_golden(Scorer(scorer.plan, bundle))
     return bundle
 
 

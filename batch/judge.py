@@ -19,17 +19,18 @@ import numpy as np
 from batch import metrics
 from batch.bundling import build_bundle, plain, usual_values
 from batch.calibration import calibration_points
+from batch.card.evidence import evidence
 from batch.checks import check_amount, check_inputs
 from batch.compare import Beside, Comparison, side_by_side
 from batch.gates import Gate
 from batch.gates.case import Case
 from batch.pipeline import Pipeline
 from batch.pipeline_checks import Checks
+from batch.profile import profile_of
 from batch.train import Trained, input_values, outside_inputs
 from batch.training_set import TrainingSet
 from riskflow.bundle import Bundle, check_golden
 from riskflow.columns import F8, Text
-from riskflow.declare import CATEGORY, TEXT
 from riskflow.errors import BundleRefused
 from riskflow.plan import Plan
 from riskflow.policy import Numbers, Policy, PolicyFile
@@ -37,7 +38,6 @@ from riskflow.scoring import Calibration, Scorer
 
 FEWEST_SCORES = 3  # distinct ones; a score with fewer says nothing
 GOLDEN_FROM = 5_000  # rows, the newest ones, among which golden rows are looked for
-DECILES = np.linspace(0, 1, 11)
 
 
 @dataclass(frozen=True)
@@ -176,13 +176,16 @@ def _bundle(
 ) -> tuple[Bundle | None, Gate]:
     """The bundle and the gate of its golden rows; both are checked while it is made."""
     values = input_values(plan, data.columns, best.dictionaries, best.transferred)
+    score = Calibration.of(points)(best.outputs)
     newest = validation.rows(np.arange(max(0, len(validation) - GOLDEN_FROM), len(validation)))
     wanted = "the same bytes in blocks of 1, 2, 7, 64 and 512"
     try:
         bundle = build_bundle(
             plan, models=best.models, policy_numbers=numbers, golden_columns=newest.columns, calibration=points,
             dictionaries=best.dictionaries, reference=usual_values(plan, values, data.fraud == 0),
-            profile=profile(plan, values, data), metrics={"candidate": best.candidate, **best.notes, **figures},
+            profile=profile_of(plan, values, data.columns, score, validation.columns),
+            describe=lambda scorer: evidence(plan, scorer, best, validation, score, numbers),
+            metrics={"candidate": best.candidate, **best.notes, **figures},
             data={**data_version(data), **(about or {})}, parent=champion.version if champion else None,
             transferred=best.transferred,
         )  # fmt: skip
@@ -199,19 +202,3 @@ def data_version(data: TrainingSet) -> dict[str, Any]:
     digest = hashlib.sha256(ids.data.tobytes() + ids.offsets.tobytes() + data.fraud.tobytes()).hexdigest()
     first, last = (int(data.at_ms[i]) for i in (0, -1))
     return {"rows": len(data), "frauds": data.frauds, "first_ms": first, "last_ms": last, "sha256": digest}
-
-
-def profile(plan: Plan, values: Mapping[str, Any], data: TrainingSet) -> dict[str, Any]:
-    """What inputs looked like at training, for drift: deciles and missing share, or the share of each code."""
-    return {name: _profile_of(plan.nodes[name].type.kind, np.asarray(column)) for name, column in values.items()}
-
-
-def _profile_of(kind: str, column: Any) -> dict[str, Any]:
-    if kind in (CATEGORY, TEXT):
-        codes, counts = np.unique(column, return_counts=True)
-        return {
-            "shares": {str(c): float(n / len(column)) for c, n in zip(codes.tolist(), counts.tolist(), strict=True)}
-        }
-    known = column[~np.isnan(column)]
-    deciles = np.quantile(known, DECILES).tolist() if len(known) else None
-    return {"deciles": deciles, "missing": 1 - len(known) / max(len(column), 1)}

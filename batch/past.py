@@ -71,7 +71,7 @@ def past(
     if tables is not None:
         whole = _undecided(_from_tables(run, tables, tell))
         return Past(_events(run, whole, columns, from_ms, to_ms), "they come from files")
-    archived = _archived(run, columns)
+    archived = archived_rows(run, columns)
     why = "asked for" if fold else _why_fold(run, archived, wanted, needs, from_ms, to_ms)
     whole = _with_live(with_features(run, tell), archived) if why else archived
     return Past(_events(run, whole, columns, from_ms, to_ms), why)
@@ -80,7 +80,7 @@ def past(
 # ---- where features come from ----------------------------------------------------------------------------------------
 
 
-def _archived(run: Run, columns: Sequence[str]) -> Columns:
+def archived_rows(run: Run, columns: Sequence[str]) -> Columns:
     """Effective rows of all feeds, only with what is asked for and what labels say."""
     labels = [f.about for f in run.plan.usecase.feeds if f.about]
     wanted = [*PLACES, ID, TIME, SCORE, ACTION, BUNDLE, *labels, TARGET, SOURCE, *columns]

@@ -32,11 +32,13 @@ from batch import pipeline_dags
 from batch.alerts import Alerts
 from batch.gates import Kind, usual_gates
 from batch.gates.base import Place
+from batch.pipeline_card import CardText
 from batch.pipeline_checks import Checks
 from batch.pipeline_dags import Dags, Maintain, Pod, Pool, Promotion, RunIn, UserTask
 from batch.pipeline_promotion import RaceFile, RampFile, check_promotion
 from batch.pipeline_review import Review
 from batch.pipeline_search import SearchFile
+from batch.pipeline_watch import Watch
 from riskflow.durations import duration_ms
 from riskflow.errors import DeclarationError
 from riskflow.typed_yaml import Lines, read_typed, where
@@ -65,6 +67,8 @@ class PipelineFile(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     gates: list[Kind] = msgspec.field(default_factory=usual_gates)
     search: SearchFile = SearchFile()
     alerts: Alerts = Alerts()
+    watch: Watch = Watch()
+    card: CardText = CardText()
     dags: Dags = Dags()
     promotion: Promotion = "at_once"
     answer_within: str = "3d"
@@ -169,6 +173,7 @@ class Pipeline:
             self._check_span,
             self._check_twice,
             lambda: self.file.alerts.check(self.at),
+            lambda: self.file.watch.check(self.at),
             lambda: check_promotion(self.file.race, self.file.ramp, self.at("$.ramp")),
             *pipeline_dags.checks(self.file, self.at),
         ]

@@ -257,6 +257,7 @@ def judge_run(run: Run, alone: bool = False) -> Summary:
         (run.folder / BUNDLE).write_bytes(judged.bundle.to_bytes())
     verdict = replace(judged.verdict, not_trained=failed)
     write_verdict(verdict, run.folder)
+    _leave_card(run)
     return verdict.to_json()
 
 
@@ -278,7 +279,14 @@ def publish_run(run: Run, who: str = "retrain", why: str = "", alias: str = CHAM
     published = publish(Judged(bundle, verdict), run.registry(), key, who=who, why=why, alias=alias)
     about = _published(published)
     (run.folder / PUBLISHED).write_text(json.dumps(about))
+    _leave_card(run, published.version)
     return about
+
+
+def _leave_card(run: Run, version: int | None = None) -> None:
+    from batch.card.page import leave_card  # which looks at runs itself
+
+    leave_card(run, version)
 
 
 def frame_from_tables(run: Run, tables: Mapping[str, pl.DataFrame | None]) -> Summary:

@@ -48,7 +48,8 @@ def wanted_topics(plan: Plan, names: Names, partitions: int) -> list[Wanted]:
         Wanted(names.external, partitions, BROKER_TIME | month),
         Wanted(names.rows, partitions, BROKER_TIME | LARGE | forever),
         Wanted(names.rejected, 1, BROKER_TIME | LARGE | forever),
-        Wanted(names.alerts, 1, BROKER_TIME | {"retention.ms": str(30 * DAY_MS)}),
+        Wanted(names.drift, 1, BROKER_TIME | LARGE | month),
+        Wanted(names.alerts, 1, BROKER_TIME | month),
         Wanted(names.review, 1, BROKER_TIME | forever),
     ]
     return [*feeds, *inner, *out]

@@ -51,7 +51,7 @@ def score(
     from riskflow.scoring import Scorer
 
     began = time.monotonic()
-    run, shelf = _context(usecase)
+    run, shelf = context(usecase)
     chosen = shelf.bundle(bundle)
     with bar("reading the past") as tell:
         span = _span(from_, to, fold, _tables(events, labels, columns, delay))
@@ -85,6 +85,9 @@ def backtest(
     labels: Labels = None,
     columns: Columns = "",
     delay: Delay = "7d",
+    errors: Annotated[
+        bool, typer.Option("--errors", help="how right the forecast of a live bundle was, figure by figure")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """What a bundle would have decided, beside what was decided live and what was true.
@@ -99,8 +102,11 @@ def backtest(
     from cli.bar import bar
 
     began = time.monotonic()
-    run, shelf = _context(usecase)
+    run, shelf = context(usecase)
     chosen = shelf.bundle(bundle)
+    if errors:
+        _errors(run, shelf, chosen, as_json)
+        return
     with bar("reading the past") as tell:
         found = run_it(
             run, chosen, shelf.needs, policy=_policy(policy, run.plan), tell=tell,
@@ -116,7 +122,20 @@ def backtest(
     print(f"\nkept in {path}")
 
 
-def _context(usecase: str) -> tuple[Any, Any]:
+def _errors(run: Any, shelf: Any, chosen: Any, as_json: bool) -> None:
+    from batch.forecast_errors import forecast_error
+    from cli.backtest_report import report_errors
+    from cli.bar import bar
+
+    with bar("reading the past") as tell:
+        found = forecast_error(run, shelf, chosen, tell)
+    if as_json:
+        print(json.dumps(found))
+    else:
+        report_errors(found)
+
+
+def context(usecase: str) -> tuple[Any, Any]:
     from batch.read_only import Shelf
     from batch.retrain import Run
     from cli.common import load_plan

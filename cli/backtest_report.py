@@ -24,6 +24,19 @@ def report(summary: Mapping[str, Any]) -> None:
         _groups(name, groups)
 
 
+def report_errors(found: Mapping[str, Any]) -> None:
+    """Prints what was foretold of a bundle beside what it has shown."""
+    print(f"bundle {found['bundle']} of {found['usecase']}")
+    for side in ("forecast", "shown"):
+        span = " to ".join(_day(found[side][name]) for name in ("from_ms", "to_ms"))
+        print(f"{side:10} {span}: {found[side]['events']:,} events")
+    print(f"\n{'':24}{'forecast':>12}{'shown':>12}{'error':>12}")
+    for name, one in found["figures"].items():
+        values = "".join(f"{_number(one[side]):>12}" for side in ("forecast", "shown", "error"))
+        print(f"{name.replace('flagged.', '').replace('_', ' '):24}{values}")
+    print(f"\nkept in {found['kept']}")
+
+
 def _head(summary: Mapping[str, Any]) -> None:
     span = " to ".join(_day(summary[name]) for name in ("from_ms", "to_ms"))
     name = f"bundle {summary['bundle']}" if summary["published"] else f"bundle {summary['content_hash'][:12]}"

@@ -15,7 +15,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_e
 # Each module has `register(app)`. They import what is heavy inside their commands, so `--help` stays quick.
 GROUPS = [
     "data", "plan", "platform", "stream", "batch", "models", "train", "retrain", "dataset", "review", "backtest",
-    "serve", "demo", "chaos", "runs", "lint", "new",
+    "drift", "report", "serve", "demo", "chaos", "runs", "lint", "new", "lifecycle",
 ]  # fmt: skip
 
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 MOST_BYTES = 256 * 1024 * 1024
 FORMAT = 1
 GOLDEN, EXPECTED = "golden.rf", "golden_expected.rf"
+CARD = "card.json"  # what a model card shows: curves, importances, segments; nothing that scoring needs
 GOLDEN_BLOCKS = (1, 2, 7, 64, 512)
 _SIGNED = b"riskflow bundle 1\n"  # what a signature is over never starts like another kind of message
 _FILE = re.compile(r"[a-z][a-z0-9_]{0,62}(\.[a-z]{1,8})?")
@@ -116,6 +117,17 @@ class Bundle:
     @property
     def data(self) -> dict[str, Any]:
         return dict(self.manifest["data"])
+
+    @property
+    def card(self) -> dict[str, Any]:
+        """What batch/card/evidence.py has found; empty for a bundle that was made without it."""
+        return dict(json.loads(self.files[CARD])) if CARD in self.files else {}
+
+    @property
+    def made_of(self) -> str:
+        """A hash that publishing leaves as it is: of everything but the version and the parent."""
+        content = {k: v for k, v in self.manifest.items() if k not in ("version", "parent")}
+        return hashlib.sha256(canonical(content)).hexdigest()
 
     @property
     def code(self) -> str:

@@ -10,6 +10,7 @@ Topics of a use case (prefix + use case + one word):
     rows                  full rows as blocks; archived by batch, then free to go
     g4.held               the same of a generation that ran beside another and was held back; archived by batch
     rejected              what could not be taken, with the reason; kept until somebody has looked
+    drift                 what inputs and scores look like, as counts of each worker; 30 days
     alerts                what people are told: a failed task, drift, a rollback; 30 days
     review                events that were drawn for people to look at, with their odds; kept until somebody has
 
@@ -20,6 +21,7 @@ Redis keys:
     {uc}:generation                   the generation that workers use: never expires
     {uc}:beside                       the one that is made beside it; goes when it takes over (`riskflow switch`)
     {uc}:bundle:<version>             signed bundle: never expires, deleted by `maintain` when no alias needs it
+    {uc}:card:<version>               its model card as HTML, compressed: never expires, goes with its bundle
     {uc}:aliases, {uc}:history        alias moves, signed and numbered: never expire
     {uc}:notice                       a pub/sub channel, nothing is stored
 """
@@ -99,6 +101,10 @@ class Names:
         return f"{self.prefix}{self.usecase}.rejected"
 
     @property
+    def drift(self) -> str:
+        return f"{self.prefix}{self.usecase}.drift"
+
+    @property
     def alerts(self) -> str:
         return f"{self.prefix}{self.usecase}.alerts"
 
@@ -136,6 +142,9 @@ class Names:
 
     def bundle(self, version: int) -> str:
         return f"{self._registry}:bundle:{version}"
+
+    def card(self, version: int) -> str:
+        return f"{self._registry}:card:{version}"
 
     @property
     def versions(self) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,7 @@ class Scored:
     hits: NDArray[np.bool_]  # one row for each rule
     band_names: tuple[str, ...]
     _explain: Any = field(repr=False)
+    matrices: Mapping[str, F4] = field(default_factory=dict, repr=False)  # what each layer saw
 
     action_names = ACTIONS
 
@@ -84,19 +86,15 @@ class Layer:
 
     def run(self, values: Mapping[str, Any], rows: int) -> F8:
         """The probability of fraud of each row."""
-        return self._run(model_matrix(self.inputs, values, rows), rows)
+        return self.of(model_matrix(self.inputs, values, rows), rows)
 
-    def run_shared(self, values: Mapping[str, Any], rows: int, shared: Shared) -> F8:
-        """The same, with what other bundles have made of these rows."""
+    def matrix(self, values: Mapping[str, Any], rows: int, shared: Shared) -> F4:
+        """What this model sees of these rows, unless another bundle has made it already."""
+        made: F4 = shared.once(self.matrix_key, lambda: model_matrix(self.inputs, values, rows))
+        return made
 
-        def run() -> F8:
-            matrix = shared.once(self.matrix_key, lambda: model_matrix(self.inputs, values, rows))
-            return self._run(matrix, rows)
-
-        output: F8 = shared.once(self.key, run)
-        return output
-
-    def _run(self, matrix: F4, rows: int) -> F8:
+    def of(self, matrix: F4, rows: int) -> F8:
+        """The same of a matrix that stands already."""
         probabilities: F4 = self._session.run([self._output], {self._input: matrix})[0]
         return probabilities[:rows, 1].astype(np.float64)
 
@@ -134,7 +132,7 @@ class Scorer:
         rows = n_rows(columns)
         shared = Shared() if shared is None else shared
         values = self.values(columns, shared)
-        outputs = self._outputs(values, rows, shared)
+        outputs, matrices = self._outputs(values, rows, shared)
         score = self.calibration(outputs[self.layers[-1].name]) if self.layers else np.zeros(rows)
         decided = self.decider.decide(score, columns)
 
@@ -144,7 +142,7 @@ class Scorer:
             return self._explainer.reasons(picked, texts, chosen_outputs, hits)
 
         return Scored(
-            outputs, score, decided.band, decided.action, decided.hits, self.decider.bands, explain
+            outputs, score, decided.band, decided.action, decided.hits, self.decider.bands, explain, matrices
         )  # fmt: skip
 
     def values(self, columns: Mapping[str, Column], shared: Shared | None = None) -> dict[str, Any]:
@@ -169,11 +167,14 @@ class Scorer:
         rest: Columns = {"score": scored.score, "action": scored.action, "band": scored.band}
         return {**models, **rest, "reasons": Text.of_strings(reasons)}
 
-    def _outputs(self, values: dict[str, Any], rows: int, shared: Shared) -> Outputs:
+    def _outputs(self, values: dict[str, Any], rows: int, shared: Shared) -> tuple[Outputs, dict[str, F4]]:
         outputs: Outputs = {}
+        matrices: dict[str, F4] = {}
         for layer in self.layers:
-            outputs[layer.name] = layer.run_shared({**values, **outputs}, rows, shared) if rows else np.zeros(0)
-        return outputs
+            matrix = layer.matrix({**values, **outputs}, rows, shared)
+            matrices[layer.name] = matrix
+            outputs[layer.name] = shared.once(layer.key, partial(layer.of, matrix, rows)) if rows else np.zeros(0)
+        return outputs, matrices
 
 
 def _layers(bundle: Bundle) -> list[Layer]:

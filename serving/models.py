@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from riskflow.bundle import Bundle
+from riskflow.card import unpacked
 from riskflow.errors import BundleRefused, NotReady
 from riskflow.registry import Registry
 from serving.schemas import Alias, Models, Version
@@ -36,6 +37,14 @@ class ModelsView:
     def champion(self) -> int | None:
         move = self.registry.champion()
         return None if move is None else move.version
+
+    def card(self, version: str) -> str | None:
+        """The model card of a version, or of where an alias points; None where there is none."""
+        move = None if version.isdecimal() else self.registry.aliases().get(version)
+        if move is None and not version.isdecimal():
+            return None
+        raw = self.registry.client.get(self.registry.names.card(move.version if move else int(version)))
+        return None if raw is None else unpacked(raw)
 
     def _version(self, version: int, about: dict[str, Any], aliases: list[str]) -> Version:
         models, metrics = self._inside(version, about["hash"])

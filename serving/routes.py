@@ -6,6 +6,7 @@ from importlib.metadata import version
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Request, Response
+from fastapi.responses import HTMLResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.convertors import Convertor, register_url_convertor
 
@@ -16,7 +17,8 @@ from serving.problems import ProblemError
 from serving.schemas import About, Health, Models, Readiness, Score
 from serving.services import Served, Services
 
-MAX_ID_CHARS = 128
+MAX_ID_CHARS, MAX_ALIAS_CHARS = 128, 128
+CARD_POLICY = "default-src 'none'; style-src 'unsafe-inline'"  # whoever writes to Redis gets no script into a browser
 DAY_S = 86_400
 
 
@@ -83,6 +85,25 @@ def list_models(served: OneServed) -> Models:
         return served.models.all()
     except (*ERRORS, RiskflowError) as error:
         raise ProblemError(503, "no-registry", "Registry not readable", f"{error}. See /readyz.") from None
+
+
+@router.get(
+    "/v1/{usecase}/models/{version}/card",
+    operation_id="get_card", tags=["models"], summary="The model card, as a page", response_class=HTMLResponse,
+    responses={404: {"description": "No such card or use case"}, 503: {"description": "The registry cannot be read"}},
+)  # fmt: skip
+def get_card(
+    served: OneServed, version: Annotated[str, Path(max_length=MAX_ALIAS_CHARS, examples=["7", "champion"])]
+) -> HTMLResponse:
+    """What a bundle is for, what it learned from, how good it is: one page without script, made when it was judged."""
+    try:
+        html = served.models.card(version)
+    except (*ERRORS, RiskflowError) as error:
+        raise ProblemError(503, "no-registry", "Registry not readable", f"{error}. See /readyz.") from None
+    if html is None:
+        detail = f"No model card of {version!r}. `riskflow report {version} --store` makes one of a published version."
+        raise ProblemError(404, "no-card", "No model card", detail)
+    return HTMLResponse(html, headers={"Content-Security-Policy": CARD_POLICY})
 
 
 @router.get("/healthz", operation_id="get_health", tags=["operation"], summary="Alive")

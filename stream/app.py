@@ -29,6 +29,7 @@ from riskflow.settings import Settings, settings
 from riskflow.usecase import load_usecase
 from riskflow.warmup import warm_up
 from stream.cluster import TopicIds, TopicInfo, check_newest, describe
+from stream.drift import Drift
 from stream.entity import EntityStage, Forward
 from stream.intake import Intake
 from stream.lanes import Lanes
@@ -128,7 +129,11 @@ class Worker:
 
     def _score(self, topics: dict[str, TopicInfo]) -> Score:
         found = [topics[topic].partitions for topic in (self.names.scores, self.names.shadow, self.names.rows)]
-        return Score(self.plan, self.names, self.swap, self.worker, Partitions(*found))
+        return Score(self.plan, self.names, self.swap, self.worker, Partitions(*found), self._drift())
+
+    def _drift(self) -> Drift:
+        send = self.app.producer.send_records
+        return Drift(self.plan.name, self.names.drift, self.worker, send, self.conf.drift_s, self.conf.drift_share)
 
 
 class App(faust.App):

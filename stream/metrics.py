@@ -19,3 +19,13 @@ SWAP_REFUSED = Counter("risk_bundle_refused", "Bundles that were not taken", ["u
 LEFT_OUT = Counter("risk_bundle_left_out", "Bundles beside the champion that could not be used", ["use_case", "alias"])
 OPINIONS = Counter("risk_opinions", "Events that a bundle scored without deciding them", ["use_case", "alias"])
 READY = Gauge("risk_worker_ready", "1 when this worker can score", ["use_case"])
+DRIFT_PSI = Gauge(
+    "risk_drift_psi_ratio", "Of the inputs that are furthest from training, and of the score", ["use_case", "feature"]
+)
+DRIFT_MISSING = Gauge(
+    "risk_drift_missing_ratio", "Share not known, of the inputs where it has changed most", ["use_case", "feature"]
+)
+DRIFT_PSI_MAX = Gauge("risk_drift_psi_max_ratio", "The largest of all inputs", ["use_case"])
+DRIFT_PSI_MEAN = Gauge("risk_drift_psi_mean_ratio", "The mean of all inputs", ["use_case"])
+DRIFT_COUNTED = Gauge("risk_drift_counted_events", "Events that the drift gauges are made of", ["use_case"])
+DRIFT_FAILURES = Counter("risk_drift_failures", "Times that counting or sending failed", ["use_case"])

@@ -25,6 +25,7 @@ from riskflow.state import HELD, INTAKE_LOG, INTAKE_PARTITION, ROW_BITS, log_col
 from stream import blocks, head, metrics
 from stream.batch import Batch, Sent
 from stream.decided import Decided, opinion_messages
+from stream.drift import Drift
 from stream.entity import reject_row
 from stream.faults import reached, scores_sent
 from stream.head import Head
@@ -65,8 +66,16 @@ class Score:
 
     topic = ""
 
-    def __init__(self, plan: Plan, names: Names, swap: Swap, worker: str, partitions: Partitions) -> None:
-        self.plan, self.names, self.swap, self.worker = plan, names, swap, worker
+    def __init__(
+        self,
+        plan: Plan,
+        names: Names,
+        swap: Swap,
+        worker: str,
+        partitions: Partitions,
+        drift: Drift | None = None,
+    ) -> None:
+        self.plan, self.names, self.swap, self.worker, self.drift = plan, names, swap, worker, drift
         self._partitions = partitions
         self._stage = plan.stages[-1].entity.field
         self._by, self._part = log_columns(self._stage)
@@ -147,6 +156,9 @@ class Score:
         team = Team(self.plan, self.swap, heads, roster)
         decided, messages = await team.decide(part, self._messages)
         await self._send_scores(heads, part, decided, messages, outbox)
+        if self.drift is not None:
+            live, scored = team.champion
+            self.drift.observe(live, part, scored)
         await self._send_rows(heads, self._full(columns, events, decided, roster), sent, outbox, self.names.rows)
         opinions = await team.opinions(part)
         if opinions:

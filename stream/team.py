@@ -34,14 +34,14 @@ class Team:
         self.plan, self.swap, self.heads, self.roster = plan, swap, heads, roster
         self._shared = Shared()
         self._overruled: I8 = np.zeros(0, np.int64)
-        self._champion: tuple[Live, Scored]
+        self.champion: tuple[Live, Scored]  # and what it says of all events; once they are decided
 
     async def decide(self, events: Columns, messages: Messages) -> tuple[Decided, list[tuple[bytes, bytes] | None]]:
         """What was decided, and the message of each; `messages` makes them of what one bundle decided."""
         canary = await self._canary(events, messages)
         live = await self.swap.pinned(self.roster.champion)
         scored = live.scorer.score(events, self._shared)
-        self._champion = live, scored
+        self.champion = live, scored
         decided = Decided(live, scored)
         if canary is None:
             return decided, list(messages(events, scored, live, None))
@@ -59,7 +59,7 @@ class Team:
         """What the champion says where the canary decided, and what challengers and shadows say of every event."""
         out = []
         if len(self._overruled):
-            live, scored = self._champion
+            live, scored = self.champion
             out.append(Opinion.of(CHAMPION, live, scored, self._overruled))
         found = await self._scored(events)
         await self._leave_out({pin: said for pin, said in found.items() if isinstance(said, Exception)})

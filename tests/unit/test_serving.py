@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
+import zlib
 from collections import namedtuple
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from fastapi import FastAPI
 
 from riskflow.bundle import Bundle
+from riskflow.card import packed
 from riskflow.errors import NotReady
 from riskflow.names import Names
 from riskflow.registry import Registry
@@ -326,6 +328,30 @@ async def test_models_without_redis_are_a_problem(client, app):
     assert "readyz" in is_problem(await client.get("/v1/card_fraud/models"), 503)["detail"]
 
 
+async def test_a_model_card_is_shown_by_version_and_alias_without_script(client, app, registry):
+    publish(registry)
+    app.state.services.redis.set(registry.names.card(1), packed("<!doctype html><h1>card of 1 · é</h1>"))
+    for version in ("1", "champion"):
+        answer = await client.get(f"/v1/card_fraud/models/{version}/card")
+        assert answer.status_code == 200, answer.text
+        assert answer.text == "<!doctype html><h1>card of 1 · é</h1>"
+        assert answer.headers["content-type"] == "text/html; charset=utf-8"
+        assert answer.headers["content-security-policy"].startswith("default-src 'none'")
+
+
+@pytest.mark.parametrize("version", ["2", "shadow", "-1", "a b", "9" * 100, "²"])
+async def test_a_card_that_is_not_there_is_a_problem_that_names_the_command(client, registry, version):
+    publish(registry)
+    body = is_problem(await client.get(f"/v1/card_fraud/models/{quote(version, safe='')}/card"), 404)
+    assert "riskflow report" in body["detail"]
+
+
+@pytest.mark.parametrize("stored", [b"no card", zlib.compress(b"\xff"), packed("<h1>cut off</h1>")[:-6]])
+async def test_a_card_that_is_corrupted_is_a_problem(client, app, registry, stored):
+    app.state.services.redis.set(registry.names.card(1), stored)
+    assert "card" in is_problem(await client.get("/v1/card_fraud/models/1/card"), 503)["detail"]
+
+
 async def test_healthz_says_alive_whatever_else_is_missing(client):
     assert (await client.get("/healthz")).json() == {"status": "ok"}
 
@@ -381,7 +407,7 @@ async def test_the_document_has_stable_ids_examples_and_problems(client):
     document = (await client.get("/openapi.json")).json()
     operations = [o for methods in document["paths"].values() for o in methods.values()]
     assert {o["operationId"] for o in operations} == {
-        "get_score", "list_models", "get_health", "get_readiness", "get_metrics", "get_version",
+        "get_score", "list_models", "get_card", "get_health", "get_readiness", "get_metrics", "get_version",
     }  # fmt: skip
     for status, response in (pair for o in operations for pair in o["responses"].items()):
         if status >= "400":

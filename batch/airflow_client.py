@@ -85,6 +85,16 @@ class Airflow:
         """All runs, the newest first."""
         return list(self._call("GET", f"/dags/{dag_id}/dagRuns?order_by=-run_after&limit=100")["dag_runs"])
 
+    def runs(self, dag_id: str) -> list[dict[str, Any]]:
+        """The newest runs of a DAG, newest first."""
+        return list(self._call("GET", f"/dags/{dag_id}/dagRuns?order_by=-id&limit=50")["dag_runs"])
+
+    def log(self, dag_id: str, run_id: str, task_id: str) -> str:
+        """What a task said at its last try."""
+        last = [t for t in self.tasks(dag_id, run_id) if t.task_id == task_id][-1]
+        path = f"/dags/{dag_id}/dagRuns/{_quoted(run_id)}/taskInstances/{task_id}/logs/{last.try_number}"
+        return json.dumps(self._call("GET", f"{path}?full_content=true"))
+
     def tasks(self, dag_id: str, run_id: str) -> list[Task]:
         """Every task of a run, in the order in which they ran."""
         found = self._call("GET", f"/dags/{dag_id}/dagRuns/{_quoted(run_id)}/taskInstances?limit=1000")
@@ -113,6 +123,11 @@ class Airflow:
         """So that its schedule and its assets start it."""
         if self.wait_for(dag_id)["is_paused"]:
             self._call("PATCH", f"/dags/{dag_id}?update_mask=is_paused", {"is_paused": False})
+
+    def answer(self, dag_id: str, run_id: str, task_id: str, option: str, **params: Any) -> None:
+        """Says what a task that waits for a person wants to know."""
+        path = f"/dags/{dag_id}/dagRuns/{_quoted(run_id)}/taskInstances/{task_id}/-1/hitlDetails"
+        self._call("PATCH", path, {"chosen_options": [option], "params_input": params})
 
     def set_pool(self, name: str, slots: int) -> None:
         """A pool of so many slots, whether it is there or not."""

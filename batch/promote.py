@@ -44,6 +44,7 @@ def race(run: Run) -> Summary:
     challengers = {m.version: m for a, m in aliases.items() if _challenges(a) and m.version != champion.version}
     if not challengers:
         return {"winner": None, "waits": "nobody challenges", "evidence": {}}
+    archive(run.plan, run.conf)
     return run_race(run, champion, [challengers[v] for v in sorted(challengers)])
 
 

@@ -70,7 +70,7 @@ def start_worker(stage: Stage) -> str:
     metrics, web = ports.choose(USUAL_METRICS_PORT), ports.choose(USUAL_WEB_PORT)
     stage.addresses["metrics"] = f"http://{ports.HOST}:{metrics}/metrics"
     stage.addresses["serving"] = f"http://{ports.HOST}:{web}"
-    stage.worker = processes.launch(stage.home, "worker", "worker", RISKFLOW_METRICS_PORT=str(metrics))
+    stage.worker = processes.launch(stage.home, "worker", "worker", stage.plan.name, RISKFLOW_METRICS_PORT=str(metrics))
     processes.launch(stage.home, "serve", "serve", "--port", str(web))
     return stage.addresses["serving"]
 

@@ -31,7 +31,7 @@ class Weather:
     def _changed(self, message: Message) -> Message:
         about = msgspec.json.decode(message.value)
         if message.feed == "events":
-            self.now_ms = about["occurred_at_ms"]
+            self.now_ms = about["occurred_at"]
             return self._with(message, _dearer(about)) if self.drifts else message
         return self._with(message, _spoiled(about)) if self.spoils else message
 

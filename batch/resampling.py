@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from riskflow.columns import F8, I8
 
 SEED = 20_260_101
-AT_ONCE = 4_000_000  # cells of draws by rows in memory
+AT_ONCE = 500_000  # cells of draws by rows in memory
 
 
 @dataclass(frozen=True)

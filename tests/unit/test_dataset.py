@@ -147,6 +147,17 @@ def pl_bytes(content: bytes) -> Any:
     return io.BytesIO(content)
 
 
+def test_a_feature_that_was_added_since_is_no_hindrance(made: tuple[Run, TrainingSet]) -> None:
+    """As if the manifest were older than one of the features."""
+    run, data = made
+    manifest, added = dataset.read(run.folder), "amount_to_usual"
+    then = data.table().drop(added)
+    features = {name: print_ for name, print_ in manifest["features"].items() if name != added}
+    frame = {**manifest["frame"], "columns": then.columns, "sha256": content_hash(then)}
+    again = dataset.rebuild(run, {**manifest, "features": features, "frame": frame})
+    assert again.table().equals(then)
+
+
 def test_a_set_from_files_says_that_it_needs_them(tmp_path: Path) -> None:
     from batch.simulate import simulate
 

@@ -148,6 +148,18 @@ def read_scores(plan: Plan, names: Names, logs: Logs, places: Places) -> Scores:
     return out
 
 
+def read_opinions(names: Names, logs: Logs) -> tuple[int, int, int]:
+    """Events on which shadows spoke; how many messages came again; and of how many events the bytes differ."""
+    said: dict[bytes, int] = {}
+    again, differing = 0, set[bytes]()
+    for _, record in logs.records(names.shadow):
+        value = hash(record.value)
+        again += record.key in said
+        if said.setdefault(record.key, value) != value:
+            differing.add(record.key)
+    return len(said), again, len(differing)
+
+
 def read_rejected(plan: Plan, names: Names, logs: Logs, places: Places) -> tuple[dict[int, int], int]:
     """Place -> how often it was rejected; and how many of these say another thing the second time."""
     kinds = {feed.name: kind for kind, feed in enumerate(plan.usecase.feeds)}

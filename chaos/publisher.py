@@ -25,17 +25,19 @@ from riskflow.errors import RiskflowError
 from riskflow.evaluate import KIND
 from riskflow.events import Decoder
 from riskflow.keys import load_private_key, load_public_keys, make_keys
+from riskflow.moves import CANARY, CHAMPION, RETIRED, SHADOW, check_move
 from riskflow.names import Names
 from riskflow.plan import Plan
-from riskflow.registry import CHAMPION, Overtaken, Registry, check_move
+from riskflow.registry import Overtaken, Registry
 from riskflow.settings import PROJECT, settings
 
 KINDS = 4  # different bundles, published again and again under new versions
 KILLED_WITHIN_S = 0.02
+CANARY_SHARE = 0.2
 
 
 class Publisher:
-    """The registry of a run, and every bundle that was ever champion."""
+    """The registry of a run, and every bundle that ever decided."""
 
     def __init__(self, plan: Plan, store: Any, folder: Path, seed: int) -> None:
         self.plan = plan
@@ -55,9 +57,22 @@ class Publisher:
         """A new champion; its version."""
         bundle = Bundle.from_bytes(next(self._turn).read_bytes())
         stored = self.registry.publish(bundle, load_private_key(settings().keys_folder), who="chaos", why=why)
+        if self.swaps:
+            self._move_others(stored.version)
         self.look()
         self.swaps += 1
         return stored.version
+
+    def _move_others(self, champion: int) -> None:
+        """A canary and a shadow come with one swap, and one of them goes with the next."""
+        by: dict[str, Any] = {"private_key": load_private_key(settings().keys_folder), "who": "chaos", "why": "beside"}
+        older = self._random.choice([v for v in self.registry.versions() if v != champion] or [champion])
+        if self.swaps % 2:
+            self.registry.move(CANARY, older, share=CANARY_SHARE, **by)
+            self.registry.move(SHADOW, older, **by)
+        else:
+            standing = [alias for alias in self.registry.aliases() if alias != CHAMPION]
+            self.registry.retire(self._random.choice(standing), **by) if standing else None
 
     def publish_two_at_once(self) -> None:
         """Two publishers in the same moment: both are stored, and the newer one is champion."""
@@ -81,13 +96,15 @@ class Publisher:
         self.look()
 
     def look(self) -> None:
-        """Checks the registry, and remembers what is or was champion."""
+        """Checks the registry, and remembers what decides or did: champions and canaries."""
         keys = load_public_keys(settings().keys_folder)
         last = 0
         try:
-            for move in self.registry.history(CHAMPION):
-                check_move(move, keys, self.registry.names, CHAMPION, last)
+            for move in self.registry.history():
+                check_move(move, keys, self.registry.names, move.alias, last)
                 last = move.number
+                if move.alias not in (CHAMPION, CANARY) or move.version == RETIRED:
+                    continue
                 raw = self.registry.raw(move.version)
                 if verify(raw, keys, plan=self.plan).content_hash == move.bundle_hash:
                     self.active.setdefault(move.version, set()).add(raw)

@@ -64,6 +64,7 @@ class Judge:
         verdicts = self._verdicts(feeds, redis_lost)
         scores = observer.read_scores(self.plan, self.names, self.logs, self.places)
         self._compare_scores(feeds, verdicts, scores, redis_lost)
+        self._count_opinions(redis_lost)
         self._compare_rejected(feeds, verdicts)
         rows, places = self._compare_rows(verdicts, redis_lost)
         self._compare_bundles(rows, places, scores)
@@ -119,6 +120,12 @@ class Judge:
             "scores_sent_again": int(scores.count.sum()) - int(there.sum()),
             "scores_that_differ_after_a_loss": len(excused),
         }
+
+    def _count_opinions(self, redis_lost: int) -> None:
+        """What shadows said of an event is the same each time it is sent, as a score is."""
+        events, again, differing = observer.read_opinions(self.names, self.logs)
+        self.out.counts |= {"events_with_opinions": events, "opinions_sent_again": again}
+        self.out.wrong["opinions_sent_differently"] = 0 if redis_lost else differing
 
     def _named_twice(self, bundles: set[int]) -> bool:
         """Redis lost a bundle, and its number was given to another one."""

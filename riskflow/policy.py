@@ -19,7 +19,7 @@ the share, which is the odds that training weighs by. What a rule declines is ne
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -49,6 +49,7 @@ FEWEST_DECLINES = 10  # rows that a precision must be seen on; fewer say nothing
 I1 = NDArray[np.int8]
 Bools = NDArray[np.bool_]
 Share = Annotated[float, Meta(ge=0, le=1)]
+Once = Callable[[str, Callable[[], Any]], Any]  # (key, how to make it): what others made under the key, or makes it
 Numbers = dict[str, Any]  # the policy as it stands in a bundle: thresholds resolved, plain JSON
 
 
@@ -292,9 +293,12 @@ class Decider:
         names = [n for condition in self.conditions for n in condition.names if n != SCORE]
         return tuple(dict.fromkeys([*names, *([ID] if self._let else [])]))
 
-    def decide(self, score: F8, columns: Columns) -> Decided:
-        """Actions and bands of these (already rounded) scores; columns are those that the rules speak of."""
-        hits = self._hits(score, columns)
+    def decide(self, score: F8, columns: Columns, once: Once | None = None) -> Decided:
+        """Actions and bands of these (already rounded) scores; columns are those that the rules speak of.
+
+        once: of all policies that decide on the very same columns; rules that do not ask for the score are tried once.
+        """
+        hits = self._hits(score, columns, once)
         action = (score >= self.review).astype(np.int8)
         action[np.isnan(score)] = REVIEW
         action[score >= self.decline] = DECLINE
@@ -315,11 +319,17 @@ class Decider:
         chosen: NDArray[np.bool_] = (action == DECLINE) & ~by_rule & (uniform(ids, _LET_SEED) < self._let)
         return chosen
 
-    def _hits(self, score: F8, columns: Columns) -> NDArray[np.bool_]:
+    def _hits(self, score: F8, columns: Columns, once: Once | None) -> NDArray[np.bool_]:
         if not self.conditions:
             return np.zeros((0, len(score)), np.bool_)
         known = {**columns, SCORE: score}
-        return np.stack([condition(known, len(score)) for condition in self.conditions])
+
+        def held(condition: Expression, when: str) -> Any:
+            if once is None or SCORE in condition.names:
+                return condition(known, len(score))
+            return once(f"rule {when}", lambda: condition(known, len(score)))
+
+        return np.stack([held(c, rule.when) for c, rule in zip(self.conditions, self.rules, strict=True)])
 
     def _band(self, score: F8) -> I1:
         band = self._bounds.searchsorted(score, "right") - 1

@@ -134,7 +134,7 @@ class Scorer:
         values = self.values(columns, shared)
         outputs, matrices = self._outputs(values, rows, shared)
         score = self.calibration(outputs[self.layers[-1].name]) if self.layers else np.zeros(rows)
-        decided = self.decider.decide(score, columns)
+        decided = self.decider.decide(score, columns, shared.once)
 
         def explain(chosen: I8, chosen_outputs: Outputs, hits: NDArray[np.bool_]) -> list[list[str]]:
             picked = {name: values[name][chosen] for name in self.inputs}

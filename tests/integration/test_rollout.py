@@ -5,6 +5,7 @@ A worker is killed, one shadow breaks and another is gone, and the champion goes
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ import pytest
 from batch import lake
 from batch.archive import archive
 from batch.bundling import build_bundle
+from batch.produce import Outgoing, send
 from batch.shadow_scores import read_shadow_scores
 from ops.local import Services
 from riskflow.bundle import Bundle
@@ -243,3 +245,22 @@ def test_the_champion_goes_back_in_less_than_two_seconds(made: Rollout) -> None:
     scores, opinions, _ = made.archived("r-")
     assert set(scores["event_id"]) == {f"r-{name}" for name in make_world(2500, 12, 200, 40).ids("score")}
     assert len(opinions.filter(pl.col("alias") == "shadow")) == len(scores)
+
+
+def test_another_systems_scores_stand_beside_ours(made: Rollout) -> None:
+    """As docs/rollout.md says for whoever moves here from an existing scorer."""
+    scores, _, _ = made.archived("r-")
+    events = scores["event_id"].to_list()[:50]
+    said = [
+        Outgoing(made.names.external, name.encode(), json.dumps(
+            {"event_id": name, "score": 0.01 * i, "action": "decline", "system": "old_engine"}).encode(), None)
+        for i, name in enumerate(events)
+    ]  # fmt: skip
+    send([*said, Outgoing(made.names.external, b"x", b"not JSON", None)], settings().kafka)
+    _, opinions, _ = made.archived("r-")
+    theirs = opinions.filter(pl.col("alias") == "external:old_engine")
+    assert dict(zip(theirs["event_id"], theirs["score"], strict=True)) == {
+        name: 0.01 * i for i, name in enumerate(events)
+    }
+    ours = dict(zip(scores["event_id"], scores["score"], strict=True))
+    assert theirs["decided_score"].to_list() == [ours[name] for name in theirs["event_id"]]

@@ -225,6 +225,28 @@ def test_equal_layers_run_once(monkeypatch: pytest.MonkeyPatch) -> None:
         second.score(part, Shared())
 
 
+def test_equal_rules_are_tried_once_unless_they_ask_for_the_score(monkeypatch: pytest.MonkeyPatch) -> None:
+    part, shared = events(), Shared()
+    scored = rules().score(part, shared)
+    second = rules()
+    monkeypatch.setattr(second.decider, "conditions", [broken_condition(c.names) for c in second.decider.conditions])
+    assert np.array_equal(second.score(part, shared).hits, scored.hits)
+    second.decider.conditions[0] = broken_condition(("score",))
+    with pytest.raises(ZeroDivisionError):
+        second.score(part, shared)
+
+
+def broken_condition(names: Any) -> Any:
+    class Broken:
+        def __init__(self) -> None:
+            self.names = names
+
+        def __call__(self, *_: Any) -> Any:
+            return 1 / 0
+
+    return Broken()
+
+
 def test_a_layer_with_another_dictionary_or_lower_layer_is_another_one() -> None:
     made = bundle()
     codes = {**made.manifest, "dictionaries": {"note": ["rent", "gift", "other"]}}

@@ -15,6 +15,7 @@ from riskflow.settings import Settings
 
 API = "/api/v2"
 ANSWER_S = 20.0
+LOOKS = 4  # at a server that is busy: the first task makes Airflow build its task API, and nobody is answered meanwhile
 APPEAR_S = 90.0  # a DAG processor that has just started reads the files first
 POLL_S = 0.5
 ENDED = ("success", "failed")
@@ -26,6 +27,10 @@ class Refused(RiskflowError):
     def __init__(self, status: int, text: str) -> None:
         super().__init__(text)
         self.status = status
+
+
+class Busy(NotReady):
+    """Airflow did not answer in time."""
 
 
 @dataclass(frozen=True)
@@ -146,6 +151,16 @@ class Airflow:
                 raise RiskflowError(f"Airflow cannot read {file}: {error.strip().splitlines()[-1]}")
 
     def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        """One request; what only looks is said again to a server that is busy."""
+        for look in range(LOOKS if method == "GET" else 1):
+            try:
+                return self._signed(method, path, body)
+            except Busy:
+                if method != "GET" or look == LOOKS - 1:
+                    raise
+        raise AssertionError("unreachable")
+
+    def _signed(self, method: str, path: str, body: dict[str, Any] | None) -> Any:
         """One request; a token that has run out is renewed once."""
         for attempt in (1, 2):
             try:
@@ -178,7 +193,8 @@ class Airflow:
             with error:
                 raise Refused(error.code, f"{method} {path}: {error.code} {_detail(error.read())}") from None
         except (OSError, ValueError) as error:
-            raise NotReady(
+            late = isinstance(getattr(error, "reason", error), TimeoutError)
+            raise (Busy if late else NotReady)(
                 f"Airflow at {self.url} does not answer ({error}). Run: riskflow up, or train without it: --local"
             ) from None
 

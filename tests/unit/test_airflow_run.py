@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -71,3 +75,42 @@ def test_a_failed_task_is_named_with_the_way_to_its_log() -> None:
 def test_an_airflow_that_is_not_there_is_told_with_both_ways_out() -> None:
     with pytest.raises(NotReady, match=r"riskflow up.*--local"):
         Airflow("http://127.0.0.1:9", "admin", "admin").wait_for("card_fraud_retrain", 1)
+
+
+def test_a_server_that_is_busy_is_asked_again_for_what_only_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that takes a connection and says nothing at first, as Airflow's does before its first task."""
+    from batch import airflow_client
+
+    asked: list[str] = []
+
+    class Slow(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            if len(asked) == 1:
+                time.sleep(0.6)
+            with contextlib.suppress(OSError):  # nobody waits for the first answer any more
+                self.send_response(200)
+                self.end_headers()
+                self.wfile.write(b'{"state": "running"}')
+
+        def do_POST(self) -> None:
+            asked.append(self.path)
+            time.sleep(0.6)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    monkeypatch.setattr(airflow_client, "ANSWER_S", 0.2)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Slow)
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    try:
+        client = Airflow(f"http://127.0.0.1:{server.server_address[1]}", "ann", "x")
+        client._token = "known"
+        assert client.run("card_fraud_retrain", "r1") == {"state": "running"}
+        assert len(asked) == 2
+        with pytest.raises(NotReady, match="does not answer"):
+            client._call("POST", "/pools", {})
+        assert len(asked) == 3  # what changes something is said once
+    finally:
+        server.shutdown()
+        server.server_close()

@@ -1,0 +1,364 @@
+"""Looks at what was scored live: planted drift is told once and asks for one retraining; forecasts; the model card."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import fakeredis
+import msgspec
+import numpy as np
+import pytest
+import redis
+import typer
+from typer.testing import CliRunner
+
+from batch import drift, forecasts, retrain
+from batch.backtest import backtest
+from batch.card.page import FILE, card, leave_card
+from batch.drift import Look, act, drift_step, look, table_of
+from batch.forecast_errors import forecast_error, foretold
+from batch.pipeline_watch import Watch
+from batch.read_only import Shelf
+from batch.retrain import Run
+from cli import backtest as backtest_command
+from cli import drift as drift_command
+from cli import report as report_command
+from riskflow.bundle import CARD, Bundle
+from riskflow.card import unpacked
+from riskflow.columns import Columns, n_rows, take
+from riskflow.drift import SCORE, Reference, count, places
+from riskflow.errors import NotReady
+from riskflow.evaluate import KIND, TIME
+from riskflow.keys import load_private_key, make_keys
+from riskflow.registry import Registry
+from riskflow.scoring import Scorer
+from riskflow.settings import settings as conf
+from tests.unit.lake_cases import DAY, START, SWAP_MS, Streamed, run_in, streamed, write_rows
+
+NOW = START + 100 * DAY
+app = typer.Typer()
+for command in (backtest_command, drift_command, report_command):
+    command.register(app)
+
+
+@pytest.fixture(scope="module")
+def archived(tmp_path_factory: pytest.TempPathFactory) -> Streamed:
+    return streamed(tmp_path_factory.mktemp("home"))
+
+
+@pytest.fixture
+def live(archived: Streamed, monkeypatch: pytest.MonkeyPatch) -> Iterator[Registry]:
+    """The lake's two bundles in a registry, the second one as champion."""
+    monkeypatch.setenv("RISKFLOW_HOME", str(archived.home))
+    conf.cache_clear()
+    server = fakeredis.FakeServer()
+
+    def connect(*_: Any, **__: Any) -> Any:
+        return fakeredis.FakeRedis(server=server)
+
+    monkeypatch.setattr(redis.Redis, "from_url", connect)
+    make_keys(conf().keys_folder)
+    registry = Registry(connect(), archived.run().names)
+    for version in (1, 2):
+        about = {**archived.bundles[version].manifest, "parent": version - 1 or None}
+        unsigned = replace(archived.bundles[version], manifest=about, signature=b"", key="")
+        registry.publish(unsigned, load_private_key(conf().keys_folder), who="ann", why="better <b>on</b> & off")
+    yield registry
+    conf.cache_clear()
+
+
+def asking(run: Run, **watch: Any) -> Run:
+    file = msgspec.structs.replace(run.pipeline.file, watch=Watch(**watch))
+    return replace(run, pipeline=type(run.pipeline)(file))
+
+
+def planted(archived: Streamed, home: Path, **watch: Any) -> Run:
+    """The same lake, in whose last five days amounts are thirty times as large."""
+    rows = archived.rows
+    late = np.asarray(rows[TIME]) >= START + 35 * DAY
+    amount: Any = rows["amount"]
+    write_rows(home / "lake", archived.run().names, {**rows, "amount": np.where(late, amount * 30, amount)},
+               archived.run().plan.entities)  # fmt: skip
+    return asking(run_in(home), **watch)
+
+
+def alerts(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [r.getMessage() for r in caplog.records if r.name == "batch.alerts" and r.levelno == logging.WARNING]
+
+
+# ---- looking ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_look_counts_what_the_stream_would_count(archived: Streamed) -> None:
+    bundle = archived.bundles[2]
+    reference = Reference.of(bundle.profile)
+    mine = np.flatnonzero((np.asarray(archived.rows[KIND]) == 0) & (np.asarray(archived.rows["_bundle"]) == 2))
+    columns = take(archived.rows, mine)
+    scorer, table = Scorer(archived.run().plan, bundle), reference.table()
+    where = places(reference, [(layer.name, layer.inputs) for layer in scorer.layers])
+    for first in range(0, len(mine), 100):
+        block: Columns = take(columns, np.arange(first, min(first + 100, len(mine))))
+        scored = scorer.score(block)
+        count(where, scored.matrices, scored.score, np.arange(n_rows(block)), table)
+    np.testing.assert_array_equal(table_of(reference, bundle, columns), table)
+    assert table.sum() == len(mine) * len(reference)
+
+
+def test_a_quiet_world_is_quiet(archived: Streamed, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for version in (1, 2):
+        found = look(archived.run(), archived.bundles[version])
+        assert found.findings == []
+        assert {f.name for f in found.features} == {*Reference.of(archived.bundles[version].profile).names}
+        assert SCORE in {f.name for f in found.features}
+    run = replace(run_in(tmp_path), pipeline=archived.run().pipeline)
+    done = act(run, found, NOW)
+    assert (done["drifted"], done["alerted"], done["retrain"]) == (False, False, False)
+    assert alerts(caplog) == []
+    assert [one["bundle"] for one in drift.kept(run)] == [2]
+
+
+def test_quality_is_estimated_at_once_and_measured_once_labels_are_mature(archived: Streamed) -> None:
+    found = look(archived.run(), archived.bundles[2])
+    assert found.estimated is not None
+    assert found.measured is not None
+    assert found.estimated["events"] == found.events > 0
+    newest = int(np.asarray(archived.rows[TIME]).max())
+    assert sum(w["events"] for w in found.weeks) >= found.measured["events"]
+    assert found.weeks[-1]["from_ms"] <= newest - archived.run().pipeline.maturity_ms
+    assert found.promised["ap"] == archived.bundles[2].metrics["ap"]
+    young = look(archived.run(), archived.bundles[2], from_ms=newest - DAY)
+    assert 0 < young.events < 400
+    assert "too few to tell" in young.says
+
+
+def test_planted_drift_raises_one_alert_and_asks_for_one_retraining(
+    archived: Streamed, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = planted(archived, tmp_path, retrain=True, window="5d")
+
+    def at(hours: float) -> dict[str, Any]:
+        named = replace(run, name=f"at-{hours}")
+        return act(named, look(named, archived.bundles[2], now_ms=NOW), NOW + int(hours * DAY / 24))
+
+    first = at(0)
+    assert (first["drifted"], first["alerted"], first["retrain"]) == (True, True, True)
+    [said] = alerts(caplog)
+    assert "alert drift of card_fraud: bundle 2 of card_fraud: amount has drifted (PSI" in said
+    assert "A retraining is asked for" in said
+    assert '"what": "inputs", "name": "amount"' in said
+    assert first == at(0), "the same run again, because its task was tried again"
+    for hours in (1, 5, 23):
+        again = at(hours)
+        assert (again["drifted"], again["alerted"], again["retrain"]) == (True, False, False)
+    assert len(alerts(caplog)) == 2  # of the run that was tried again
+    assert (at(25)["alerted"], at(26)["retrain"], at(49)["retrain"]) == (True, False, True)
+
+
+def test_nothing_asks_for_a_retraining_unless_it_is_switched_on(archived: Streamed, tmp_path: Path) -> None:
+    run = planted(archived, tmp_path, window="5d")
+    done = act(run, look(run, archived.bundles[2]), NOW)
+    assert (done["drifted"], done["retrain"]) == (True, False)
+
+
+def test_inputs_that_were_there_and_are_gone_are_told(archived: Streamed, tmp_path: Path) -> None:
+    rows = archived.rows
+    late = np.asarray(rows[TIME]) >= START + 35 * DAY
+    lost = np.where(late, np.nan, np.asarray(rows["amount"]))
+    write_rows(tmp_path / "lake", archived.run().names, {**rows, "amount": lost}, archived.run().plan.entities)
+    found = look(asking(run_in(tmp_path), window="5d"), archived.bundles[2])
+    assert [(f.what, f.name) for f in found.findings] == [("missing", "amount")]
+    assert found.findings[0].found > 0.99
+
+
+def test_quality_that_broke_its_promise_is_told_as_decay(
+    archived: Streamed, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    about = archived.bundles[2].manifest
+    promised = {**about["metrics"], "ap": 0.99, "precision": 0.98, "recall": 0.9}
+    boasting = replace(archived.bundles[2], manifest={**about, "metrics": promised})
+    found = look(asking(archived.run(), decay=0.05), boasting)
+    assert {(f.what, f.name) for f in found.findings} >= {("measured", "average precision")}
+    run = replace(run_in(tmp_path), pipeline=archived.run().pipeline)
+    assert act(run, found, NOW)["alerted"]
+    assert "alert decay of card_fraud" in alerts(caplog)[0]
+
+
+def test_what_cannot_be_told_is_said(archived: Streamed, tmp_path: Path) -> None:
+    bare = replace(archived.bundles[2], manifest={**archived.bundles[2].manifest, "profile": {}})
+    assert "has no profile" in look(archived.run(), bare).says
+    other = replace(archived.bundles[2], manifest={**archived.bundles[2].manifest, "version": 9})
+    assert "no archived event was scored by bundle 9" in look(archived.run(), other).says
+    assert "no event of that time" in look(archived.run(), archived.bundles[2], from_ms=NOW).says
+    with pytest.raises(NotReady, match="riskflow archive card_fraud"):
+        look(run_in(tmp_path), archived.bundles[2])
+
+
+# ---- with a registry -------------------------------------------------------------------------------------------------
+
+
+def test_the_step_looks_at_the_champion_and_its_card_shows_it(archived: Streamed, live: Registry) -> None:
+    done = drift_step(archived.run(), NOW)
+    assert (done["bundle"], done["drifted"], done["retrain"]) == (2, False, False)
+    assert json.loads(Path(done["file"]).read_text())["events"] == done["events"]
+    html = unpacked(live.client.get(live.names.card(2)))
+    assert "Nothing is past its threshold" in html
+    live.client.delete(live.names.aliases)
+    assert drift_step(archived.run(), NOW) == {
+        "drifted": False, "retrain": False, "alerted": False, "says": "there is no champion",
+    }  # fmt: skip
+
+
+def test_the_command_shows_a_look_and_keeps_nothing(archived: Streamed, live: Registry) -> None:
+    before = set(archived.home.rglob("*"))
+    found = CliRunner().invoke(app, ["drift", "card_fraud", "--json"], catch_exceptions=False)
+    shown = json.loads(found.stdout)
+    assert shown["bundle"] == 2
+    table = CliRunner().invoke(app, ["drift", "card_fraud", "--all", "--from", "2026-02-01"], catch_exceptions=False)
+    assert "nothing is past its threshold" in table.stdout
+    for feature in shown["features"]:
+        assert feature["name"] in table.stdout
+    for word in ("promised", "estimated", "measured", "week from"):
+        assert word in table.stdout
+    assert CliRunner().invoke(app, ["drift", "card_fraud", "--source", "guess"]).exit_code == 2
+    assert set(archived.home.rglob("*")) == before
+
+
+def test_a_forecast_is_held_against_what_the_bundle_then_decided(archived: Streamed, live: Registry) -> None:
+    run = archived.run()
+    shelf = Shelf(run.plan, run.conf)
+    champion = shelf.bundle("champion")
+    with pytest.raises(NotReady, match="no backtest of bundle 2 of card_fraud was kept before it went live"):
+        forecast_error(run, shelf, champion)
+    unpublished = replace(champion, manifest={**champion.manifest, "version": 1}, signature=b"", key="")
+    told = backtest(run, unpublished, shelf.needs, to_ms=SWAP_MS)
+    forecasts.keep(told, run.conf.lake_folder)
+    forecasts.keep(backtest(run, champion, shelf.needs), run.conf.lake_folder)  # not of before it was live
+    found = forecast_error(run, shelf, champion)
+    summary = told.summary()
+    assert found["forecast"]["to_ms"] == summary["to_ms"]
+    assert foretold(run, champion, SWAP_MS) == json.loads(json.dumps(summary))
+    mine = (np.asarray(archived.events["_bundle"]) == 2).nonzero()[0]
+    action = np.asarray(archived.events["_action"])[mine]
+    at_ms = np.asarray(archived.events[TIME])[mine]
+    days = (at_ms.max() - at_ms.min()) / DAY
+    alerts_per_day = found["figures"]["alerts_per_day"]
+    assert alerts_per_day["shown"] == pytest.approx((action > 0).sum() / days)
+    assert alerts_per_day["forecast"] == summary["figures"]["alerts_per_day"]
+    assert alerts_per_day["error"] == pytest.approx(alerts_per_day["shown"] - alerts_per_day["forecast"])
+    parent = Scorer(run.plan, archived.bundles[1]).score(take(archived.events, mine)).action
+    assert found["figures"]["flipped_share"]["shown"] == pytest.approx(float((parent != action).mean()))
+    printed = CliRunner().invoke(app, ["backtest", "card_fraud", "--errors"], catch_exceptions=False).stdout
+    assert re.search(r"alerts per day +[\d.]+ +[\d.]+ +-?[\d.]+", printed)
+    assert "Forecast and what came" in (html := card(run, champion, published=True))
+    assert "Not compared yet" not in html
+    with pytest.raises(NotReady, match="no event that bundle 7 has decided"):
+        forecast_error(run, shelf, replace(champion, manifest={**champion.manifest, "version": 7}))
+
+
+# ---- the card --------------------------------------------------------------------------------------------------------
+
+
+def parsed(html: str) -> ElementTree.Element:
+    """The page; it is well-formed but for its empty tags and attributes without a value."""
+    body = re.sub(r"<(meta|link)([^>]*)>", r"<\1\2/>", html.replace("<!doctype html>", ""))
+    return ElementTree.fromstring(body.replace("<details open>", '<details open="">'))
+
+
+def test_a_judged_candidate_leaves_a_card_that_needs_nothing_else(archived: Streamed) -> None:
+    run = archived.run()
+    html = (run.folder / FILE).read_text()
+    page = parsed(html)
+    assert not re.search(r"<script|<link|<img|<iframe|@import|https?://(?!www\.w3\.org/)", html)
+    assert not re.search(r"(href|src)=\"(?!#)", html)
+    ids = [e.attrib["id"] for e in page.iter() if "id" in e.attrib]
+    assert len(ids) == len(set(ids)), "pictures share ids"
+    used = set(re.findall(r'(?:href="|url\()#([^")]+)', html))
+    assert used <= set(ids)
+    assert len(re.findall("<svg", html)) == 7
+    words = " ".join(page.itertext())
+    bundle = Bundle.from_bytes((run.folder / retrain.BUNDLE).read_bytes())
+    for model in bundle.models:
+        for name in model["inputs"]:
+            assert name in words or name in run.plan.models
+    for gate in json.loads((run.folder / "verdict.json").read_text())["gates"]:
+        assert gate["wanted"] in words
+    for name in ("ROC", "Precision and recall", "Lift", "Calibration", "chip", "contactless", "card_testing"[:4],
+                 "onnxruntime", bundle.content_hash, "candidate, not published"):  # fmt: skip
+        assert name in words
+
+
+def test_what_the_bundle_carries_for_its_card_is_small_and_harms_no_scoring(archived: Streamed) -> None:
+    bundle = archived.bundles[2]
+    assert len(bundle.files[CARD]) < 40_000
+    found = bundle.card
+    assert set(found["importances"]["drop"]) == set(Scorer(archived.run().plan, bundle).inputs)
+    assert found["segments"]["channel"].keys() <= {"chip", "contactless", "online", "not known"}
+    groups = found["segments"]["channel"].values()
+    assert sum(g["events"] for g in groups) == found["validation"]["rows"]
+    assert sum(g["frauds"] for g in groups) == found["validation"]["frauds"]
+    for curve in ("roc", "gain"):
+        xs, ys = found["curves"][curve]["x"], found["curves"][curve]["y"]
+        assert xs == sorted(xs)
+        assert ys == sorted(ys)
+        assert (xs[0], ys[0], xs[-1], ys[-1]) == (0, 0, 1, 1)
+    bare = {name: content for name, content in bundle.files.items() if name != CARD}
+    sections = {k: v for k, v in bundle.manifest.items() if k not in ("files", "format")}
+    old = Bundle.of(sections, bare)
+    assert old.card == {}
+    html = card(archived.run(), old, published=False)
+    assert "not said by the bundle" in html
+
+
+def test_a_published_card_stands_beside_its_bundle(archived: Streamed, live: Registry, tmp_path: Path) -> None:
+    run = archived.run()
+    assert leave_card(run, 2) == run.folder / FILE
+    html = unpacked(live.client.get(live.names.card(2)))
+    assert html == (run.folder / FILE).read_text()
+    assert "version 2" in html
+    assert "better &lt;b&gt;on&lt;/b&gt; &amp; off" in html, "what people wrote is text"
+    out = tmp_path / "card.html"
+    said = CliRunner().invoke(app, ["report", "champion", "--out", str(out)], catch_exceptions=False)
+    assert (said.exit_code, str(out) in said.stdout) == (0, True)
+    parsed(out.read_text())
+    live.client.delete(live.names.card(2))
+    for store in (False, True):
+        CliRunner().invoke(app, ["report", "2", "--out", str(out), *["--store"] * store], catch_exceptions=False)
+        assert (live.client.get(live.names.card(2)) is not None) == store
+    file = str(run.folder / retrain.BUNDLE)
+    assert CliRunner().invoke(app, ["report", file, "--out", str(out), "--store"]).exit_code == 2
+    assert CliRunner().invoke(app, ["report", file, "--out", str(out)]).exit_code == 0
+    assert "candidate, not published" in out.read_text()
+
+
+def test_a_card_that_cannot_be_made_breaks_no_run(
+    archived: Streamed, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = run_in(tmp_path)
+    assert leave_card(run) is None
+    assert caplog.records == []
+    run.folder.mkdir(parents=True)
+    (run.folder / retrain.BUNDLE).write_bytes(b"no bundle")
+    assert leave_card(run) is None
+    assert "no model card was made" in caplog.text
+
+
+def test_a_look_of_a_bundle_of_rules_has_nothing_to_draw(archived: Streamed) -> None:
+    from riskflow.policy import Policy
+
+    run = archived.run()
+    sections = {
+        **archived.bundles[2].manifest, "models": [], "metrics": {}, "profile": {}, "data": {}, "reference": {},
+        "policy": Policy.load(run.plan.usecase.folder / "policy.yaml").start(), "calibration": None,
+    }  # fmt: skip
+    sections = {k: v for k, v in sections.items() if k not in ("files", "format")}
+    html = card(run, Bundle.of(sections, {}), published=False)
+    assert "the policy&#39;s rules alone decide" in html
+    assert "<svg" not in html
+    assert isinstance(look(run, Bundle.of(sections, {})), Look)

@@ -90,10 +90,6 @@ class Airflow:
         """All runs, the newest first."""
         return list(self._call("GET", f"/dags/{dag_id}/dagRuns?order_by=-run_after&limit=100")["dag_runs"])
 
-    def runs(self, dag_id: str) -> list[dict[str, Any]]:
-        """The newest runs of a DAG, newest first."""
-        return list(self._call("GET", f"/dags/{dag_id}/dagRuns?order_by=-id&limit=50")["dag_runs"])
-
     def log(self, dag_id: str, run_id: str, task_id: str) -> str:
         """What a task said at its last try."""
         last = [t for t in self.tasks(dag_id, run_id) if t.task_id == task_id][-1]

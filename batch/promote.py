@@ -14,8 +14,6 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from riskflow.moves import CANARY, CHALLENGER, CHAMPION, Move
-
 from batch import guard as guards
 from batch.alerts import ROLLED_BACK, alert
 from batch.archive import archive
@@ -25,6 +23,7 @@ from batch.retrain import Run, Summary
 from riskflow.durations import duration_ms
 from riskflow.errors import RiskflowError
 from riskflow.keys import load_private_key
+from riskflow.moves import CANARY, CHALLENGER, CHAMPION, Move
 from riskflow.registry import Registry
 
 POLL_S = 5.0

@@ -1,6 +1,6 @@
 # One command for each wish. `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo test unit chaos cluster bench bench-peers bench-scale bench-replay bench-score lint format up down status doctor clean
+.PHONY: help setup lock demo test unit chaos lifecycle cluster bench bench-peers bench-scale bench-replay bench-score lint format up down status doctor clean
 
 BIN := .venv/bin
 COMPILE = pip compile pyproject.toml --override requirements/overrides.txt --universal --generate-hashes --no-header --quiet
@@ -40,6 +40,9 @@ chaos: setup ## ten minutes of kills, zombies, outages and swaps while events fl
 	@$(BIN)/riskflow chaos --events 60000 --kills 16 $(MIX) $(ARGS)
 	@$(BIN)/pytest -n 2 -m long tests/unit/test_model.py
 	@RISKFLOW_OUTAGE_S=30 $(BIN)/pytest -s -m long --ignore tests/unit/test_model.py
+
+lifecycle: setup ## a model's whole life in Airflow, each step asserted: race, approval, canary, drift, refusal, rollback
+	@$(BIN)/riskflow lifecycle $(ARGS)
 
 cluster: setup ## the stream on a Redis Cluster of three masters, with kills
 	@$(BIN)/pytest -s -m cluster tests/cluster $(ARGS)

@@ -32,16 +32,25 @@ def start_demo(home: Path, *words: str) -> subprocess.Popen[str]:
     usecases = home / "usecases"
     shutil.copytree(settings().usecases / "card_fraud", usecases / "card_fraud")
     (usecases / "card_fraud" / "pipeline.yaml").write_text(PIPELINE)
+    return start(home, "demo", *SMALL, *words, RISKFLOW_USECASES=str(usecases))
+
+
+def start(home: Path, *words: str, **environment: str) -> subprocess.Popen[str]:
+    """A `riskflow` command in the background, with a home of its own."""
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("RISKFLOW_", "AIRFLOW_"))}
-    environment = {**clean, "RISKFLOW_HOME": str(home), "RISKFLOW_USECASES": str(usecases)}
-    command = [sys.executable, "-m", "cli.main", "demo", *SMALL, *words]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command, cwd=PROJECT, env=environment, stdout=pipe, stderr=pipe, text=True)
+    command, pipe = [sys.executable, "-m", "cli.main", *words], subprocess.PIPE
+    variables = {**clean, "RISKFLOW_HOME": str(home), **environment}
+    return subprocess.Popen(command, cwd=PROJECT, env=variables, stdout=pipe, stderr=pipe, text=True)
 
 
 def run_demo(home: Path, *words: str, timeout_s: float) -> tuple[int, dict[str, Any], str]:
     """Exit code, the summary on the last line, and what was said."""
-    with start_demo(home, *words) as running:
+    return ended(start_demo(home, *words), timeout_s)
+
+
+def ended(command: subprocess.Popen[str], timeout_s: float) -> tuple[int, dict[str, Any], str]:
+    """The same of a command that was started."""
+    with command as running:
         try:
             out, said = running.communicate(timeout=timeout_s)
         finally:
@@ -51,9 +60,9 @@ def run_demo(home: Path, *words: str, timeout_s: float) -> tuple[int, dict[str, 
     return running.returncode, json.loads(lines[-1]), said
 
 
-def left_running(home: Path) -> list[str]:
+def left_running(home: Path, folder: str = "demo") -> list[str]:
     """Processes of the demo's home that live, recorded or not."""
-    recorded = [name for name, record in process.records(home / "demo").items() if record.alive()]
+    recorded = [name for name, record in process.records(home / folder).items() if record.alive()]
     named = [p.info["cmdline"] for p in psutil.process_iter(["cmdline"]) if p.pid != os.getpid()]
     return recorded + [" ".join(words) for words in named if words and any(str(home) in word for word in words)]
 

@@ -67,7 +67,7 @@ def drop_old_bundles(run: Run) -> dict[str, Any]:
         there = [v for v in registry.versions() if v not in kept and registry.client.exists(names.bundle(v))]
         pipe.multi()
         for version in there:
-            pipe.delete(names.bundle(version))
+            pipe.delete(names.bundle(version), names.card(version))
         return there
 
     found = registry.client.transaction(change, names.aliases, names.history, names.versions, value_from_callable=True)

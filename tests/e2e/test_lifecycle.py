@@ -1,4 +1,4 @@
-"""A model's whole life through real Kafka, Redis and Airflow: `riskflow lifecycle --quick`, each step asserted by it."""
+"""A whole life of a model through real Kafka, Redis and Airflow: `riskflow lifecycle --quick` asserts each step."""
 
 from __future__ import annotations
 

@@ -78,9 +78,10 @@ class TaskRun:
 
 
 class Ended:
-    """What the body of a task says about its end."""
+    """What the body of a task says about its end: what it hands over, and which of the mapped ones it was."""
 
     summary: Any = None
+    label: str = ""
 
 
 @contextmanager
@@ -99,7 +100,8 @@ def recorded(home: Path, task: TaskRun) -> Iterator[Ended]:
         raise
     finally:
         seconds = round(time.monotonic() - started, 3)
-        _keep(home, replace(begun, seconds=seconds, outcome=outcome, error=error, summary=_small(ended.summary)))
+        done = replace(begun, seconds=seconds, outcome=outcome, error=error, label=ended.label or begun.label)
+        _keep(home, replace(done, summary=_small(ended.summary)))
         log.info("task %s.%s of run %s: %s after %.1f s", task.dag, task.name, task.run, outcome, seconds)
 
 

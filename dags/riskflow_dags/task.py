@@ -42,9 +42,13 @@ def with_record(function: Callable[..., Any]) -> Callable[..., Any]:
 
         from riskflow.settings import settings
 
+        context = get_current_context()
         try:
-            with recorded(settings().home, task_run(get_current_context())) as ended:
-                ended.summary = function(*args, **kwargs)
+            with recorded(settings().home, task_run(context)) as ended:
+                try:
+                    ended.summary = function(*args, **kwargs)
+                finally:
+                    ended.label = str(context.get("label", ""))
         except Skipped as skipped:
             raise AirflowSkipException(str(skipped)) from None
         except Exception as error:
@@ -67,7 +71,7 @@ def asked(context: Mapping[str, Any], step: str = "") -> Asked:
 
 
 def task_run(context: Mapping[str, Any]) -> TaskRun:
-    return asked(context).task_run(str(context.get("label", "")))
+    return asked(context).task_run()
 
 
 def owner(context: Mapping[str, Any]) -> str:

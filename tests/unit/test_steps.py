@@ -59,8 +59,8 @@ def test_the_newest_try_of_each_task_counts(tmp_path: Path) -> None:
             raise ValueError
     with recorded(tmp_path, tried(attempt=10)) as ended:
         ended.summary = {"rows": 7}
-    with recorded(tmp_path, tried("train", map_index=0, label="forest")):
-        pass
+    with recorded(tmp_path, tried("train", map_index=0)) as ended:
+        ended.label = "forest"
     with recorded(tmp_path, tried("train", map_index=1)) as ended:
         assert [t.outcome for t in history(tmp_path, "card_fraud")] == [SUCCESS, SUCCESS, RUNNING]
     found = history(tmp_path, "card_fraud")
@@ -68,6 +68,7 @@ def test_the_newest_try_of_each_task_counts(tmp_path: Path) -> None:
         ("check", 10, SUCCESS), ("train-0", 1, SUCCESS), ("train-1", 1, SUCCESS)
     ]  # fmt: skip
     assert found[0].summary == {"rows": 7}
+    assert found[1].label == "forest"
 
 
 def test_a_task_whose_process_died_is_told_by_somebody_else(tmp_path: Path) -> None:

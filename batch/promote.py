@@ -33,6 +33,8 @@ RAMP = "ramp"
 class GuardFailed(RiskflowError):
     """The canary was taken back; the message names the guards and their numbers."""
 
+    final = True
+
 
 def race(run: Run) -> Summary:
     """{"winner": version or None, "waits": what for, "evidence": ...}."""

@@ -16,6 +16,8 @@ import polars as pl
 from batch.lake import BROKER_MS
 from batch.pipeline_promotion import RampFile
 
+NOTHING = "[]"  # a list as the archive has it, JSON
+
 
 @dataclass(frozen=True)
 class Seen:
@@ -42,7 +44,7 @@ class Seen:
             len(mine),
             int((mine["action"] != "approve").sum()),
             int((mine["action"] == "decline").sum()),
-            int((mine["degraded"].list.len() > 0).sum()),
+            int((mine["degraded"] != NOTHING).sum()),
             int(np.asarray(at_ms.max()) - np.asarray(at_ms.min())),
         )
 

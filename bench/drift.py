@@ -65,7 +65,7 @@ def bundle_of(plan: Plan) -> Bundle:
 async def measure(plan: Plan, events: int) -> dict[str, Any]:
     """Seconds of scoring and of counting, for each size of block."""
     bundle = bundle_of(plan)
-    live = Live(1, bundle.content_hash, 1, Scorer(plan, bundle))
+    live = Live(1, bundle.content_hash, Scorer(plan, bundle))
     drift = Drift("bench", "bench.drift", "bench/0", _nowhere, 1000.0)
     rows = made_up(plan, min(events, 8192), 1)
     out = {f"block_{size}": _shares(drift, live, rows, size, events if size >= 64 else events // 64) for size in BLOCKS}

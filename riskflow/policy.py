@@ -283,6 +283,7 @@ class Decider:
         self.rules = [msgspec.convert(rule, Rule) for rule in numbers["rules"]]
         self.conditions = rule_conditions(numbers, plan)
         self._actions = np.array([ACTIONS.index(r.action) for r in self.rules], np.int8)
+        self._whens = [rule.when for rule in self.rules]
         self._let = float(numbers.get("let_through", 0.0))
         if self._let:  # a rule of its own, so that it stands among the reasons
             self.rules = [Rule("let_through", "", "review", f"{LET_THROUGH}{self._let}"), *self.rules]
@@ -329,7 +330,7 @@ class Decider:
                 return condition(known, len(score))
             return once(f"rule {when}", lambda: condition(known, len(score)))
 
-        return np.stack([held(c, rule.when) for c, rule in zip(self.conditions, self.rules, strict=True)])
+        return np.stack([held(c, when) for c, when in zip(self.conditions, self._whens, strict=True)])
 
     def _band(self, score: F8) -> I1:
         band = self._bounds.searchsorted(score, "right") - 1

@@ -275,7 +275,7 @@ def live() -> Live:
     about = {**cases.bundle().manifest, "profile": profile}
     bundle = type(cases.bundle())(msgspec.json.decode(msgspec.json.encode(about)), cases.bundle().files)
     assert fraud.any()
-    return Live(3, bundle.content_hash, 1, Scorer(cases.plan(), bundle))
+    return Live(3, bundle.content_hash, Scorer(cases.plan(), bundle))
 
 
 def events(rows: int = 500, seed: int = 0, **changes: Any) -> Columns:
@@ -368,7 +368,7 @@ async def test_a_failure_while_counting_is_counted_and_told_once(capsys: pytest.
 
 async def test_a_bundle_without_a_profile_is_not_watched() -> None:
     broker = Broker()
-    bare = Live(1, cases.bundle().content_hash, 1, Scorer(cases.plan(), cases.bundle()))
+    bare = Live(1, cases.bundle().content_hash, Scorer(cases.plan(), cases.bundle()))
     drift = made(broker)
     observed(drift, bare, events())
     off = made(broker, every_s=0)
@@ -389,7 +389,7 @@ def test_memory_is_bounded_by_hours_and_bundles() -> None:
 
     async def many() -> None:
         for i in range(BUNDLES + 3):
-            observed(drift, Live(i, f"{i}", i, one.scorer), events(10))
+            observed(drift, Live(i, f"{i}", one.scorer), events(10))
         assert drift._timer is not None
         drift._timer.cancel()
 

@@ -59,7 +59,7 @@ def test_what_is_counted_of_archived_scores() -> None:
         {
             "bundle": [1, 2, 2, 2],
             "action": ["decline", "review", "approve", "decline"],
-            "degraded": [[], ["x"], [], []],
+            "degraded": ["[]", '["x"]', "[]", "[]"],
             "occurred_at": [0, 1_000, 5_000, 9_000],
             "_broker_ms": [10, 10, 20, 30],
         }

@@ -75,7 +75,7 @@ def test_every_mistake_is_named_with_its_line(usecases: Path) -> None:
     folder = usecases / "refunds"
     lines = {
         "span": change(folder / "pipeline.yaml", "span: 28d ", "span: 28 days "),
-        "gates": change(folder / "pipeline.yaml", "fewest_rows: 2000", "fewest_rows: many"),
+        "checks": change(folder / "pipeline.yaml", "rows: {least: 2000}", "rows: {least: many}"),
         "labels": change(folder / "pipeline.yaml", "labels: lake", "labels: laek"),
         "review": change(folder / "policy.yaml", "alerts_per_day: 50", "alerts_per_dya: 50"),
         "when": change(folder / "policy.yaml", "_count_1h >= 10", "_count_9h >= 10"),
@@ -89,7 +89,7 @@ def test_every_mistake_is_named_with_its_line(usecases: Path) -> None:
 
     expected = {
         ("pipeline.yaml", lines["span"]): "span '28 days' is not a number and a unit",
-        ("pipeline.yaml", lines["gates"]): "gates.fewest_rows expected `int`",
+        ("pipeline.yaml", lines["checks"]): "checks.rows.least expected",
         ("pipeline.yaml", lines["labels"]): "dags.labels 'laek' is neither a cron nor an asset",
         ("policy.yaml", lines["review"]): "unknown field `alerts_per_dya`",
         ("policy.yaml", lines["when"]): "customer_activity_events_count_9h",

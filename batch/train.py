@@ -208,7 +208,8 @@ class Learner:
         matrix, usable = self._matrix(name, candidate)
         seen = self.part < self.last
         hashed = hashlib.sha256()
-        for column in (matrix, usable, self.part, self.data.at_ms, self.data.fraud):
+        weights = [] if self.data.weight is None else [self.data.weight]
+        for column in (matrix, usable, self.part, self.data.at_ms, self.data.fraud, *weights):
             hashed.update(np.ascontiguousarray(column[seen]).tobytes())
         return hashed.hexdigest()
 

@@ -48,7 +48,8 @@ def predictions_of(
     _check_later(plan, data, rows)
     span = Span.of(data, pipeline.validation_ms, pipeline.file.folds)
     best = train(plan, data, span, pipeline.candidates(plan), given)[0]
-    points = calibration_points(best.outputs, span.validation(data).fraud)
+    validation = span.validation(data)
+    points = calibration_points(best.outputs, validation.fraud, validation.weight)
     ids: Any = rows[ID]
     table = pl.DataFrame(
         {

@@ -78,7 +78,9 @@ class Case:
         if len(np.unique(fraud)) < 2:
             return {}
         out = {}
-        for name, column in input_values(self.plan, self.validation.columns, self.best.dictionaries).items():
+        best = self.best
+        known = input_values(self.plan, self.validation.columns, best.dictionaries, best.transferred)
+        for name, column in known.items():
             values = np.nan_to_num(np.asarray(column, np.float64), nan=-np.finfo(np.float64).max)
             auc = float(roc_auc_score(fraud, np.unique(values, return_inverse=True)[1]))
             out[name] = max(auc, 1 - auc)

@@ -38,6 +38,7 @@ def _whole(
 
 def main() -> None:
     """Run the command line. Exit codes: 0 ok, 1 failed, 2 usage, 3 not ready, 130 interrupted."""
+    sys.dont_write_bytecode = False  # where the environment says so, each command compiles what it imports: seconds
     for group in GROUPS:
         importlib.import_module(f"cli.{group}").register(app)
     try:

@@ -60,6 +60,7 @@ def environment(home: Path, port: int) -> dict[str, str]:
     keys = json.loads((folder / "secrets.json").read_text()) if (folder / "secrets.json").exists() else {}
     return {
         "RISKFLOW_HOME": str(home),
+        "PYTHONDONTWRITEBYTECODE": "",  # each task is a process: half of its time would be compiling modules
         "AIRFLOW_HOME": str(folder),
         "AIRFLOW__CORE__DAGS_FOLDER": str(load().dags),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",

@@ -44,7 +44,7 @@ def begin(stage: Life) -> str:
 
 
 def first_guess(stage: Life) -> str:
-    """A model that looks at the amount alone, from the history."""
+    """A model that looks at one count alone, from the history."""
     import msgspec
 
     from batch.local_chain import train_here
@@ -54,7 +54,7 @@ def first_guess(stage: Life) -> str:
     file = msgspec.structs.replace(run.pipeline.file, candidates=[GUESS], promotion="at_once")
     done = train_here(replace(run, pipeline=replace(run.pipeline, file=file)), _nothing, who="lifecycle", why="a guess")
     stage.first = int(done["version"])
-    return f"version {stage.first}, which looks at the amount alone"
+    return f"version {stage.first}, which looks at one count alone"
 
 
 def stream(stage: Life) -> str:
@@ -95,7 +95,7 @@ def _invent(seed: int) -> Town:
     days = HISTORY_DAYS + FUTURE_DAYS
     start_ms = int(time.time() * 1000) - days * DAY_MS
     delays = Delays(chargeback_median_ms=DAY_MS, chargeback_most_ms=2 * DAY_MS, genuine_ms=2 * DAY_MS)
-    shares = Shares(stolen_card=0.01, compromised_terminal=0.01, card_testing=0.005)
+    shares = Shares(stolen_card=0.02, compromised_terminal=0.0, card_testing=0.01)
     world = simulate(seed, start_ms, days, CUSTOMERS, CUSTOMERS // 2, per_day=PER_DAY, shares=shares, delays=delays)
     return Town(world, start_ms + HISTORY_DAYS * DAY_MS)
 

@@ -1,13 +1,13 @@
-"""One model. The town begins with the candidate that sees the amount alone; later the trees race."""
+"""One model. The town begins with the candidate that sees a week's count alone; later the trees race."""
 
 from riskflow.declare import Model
 
 _INPUTS = [
-    "amount",
+    "customer_activity_events_count_7d",
     "customer_activity_events_count_1h",
+    "amount",
     "amount_to_usual",
     "customer_activity_events_count_1d",
-    "customer_activity_events_count_7d",
     "customer_amounts_amount_max_7d",
     "terminal_reports_is_fraud_sum_7d",
     "terminal_reports_is_fraud_sum_14d",
@@ -22,7 +22,7 @@ def _first_guess():
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
 
-    return make_pipeline(ColumnTransformer([("amount", SimpleImputer(), [0])]), LogisticRegression())
+    return make_pipeline(ColumnTransformer([("count", SimpleImputer(), [0])]), LogisticRegression())
 
 
 def _boosted():

@@ -27,6 +27,7 @@ def begin(stage: Life) -> str:
 
     os.environ["RISKFLOW_USECASES"] = str(USECASES)
     os.environ["RISKFLOW_DAGS"] = str(_dag_folder(stage.home))
+    os.environ["RISKFLOW_PARTITIONS"] = "2"  # of a small town; each archive has a file for each
     prepare.fresh_settings()
     stage.plan = load_plan(USECASE)
     stage.weather = Weather()

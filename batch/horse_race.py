@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from riskflow.moves import Move
 
 from batch.backtest import Costs
 from batch.pipeline_promotion import RaceFile
@@ -28,6 +27,7 @@ from riskflow.columns import Text
 from riskflow.durations import duration_ms
 from riskflow.errors import RiskflowError
 from riskflow.evaluate import ID, KIND, TIME
+from riskflow.moves import Move
 from riskflow.policy import ACTIONS, DAY_MS
 
 EVENT, AT, ENTITY, FRAUD, LOST = "event_id", "at_ms", "entity", "fraud", "lost"

@@ -131,6 +131,29 @@ def refuse(stage: Life) -> str:
     return "refused: the label rate is not within its range; nothing was published"
 
 
+def past(stage: Life) -> str:
+    """The other DAGs: batch scores, a backtest in a task for each day, labels, clearing away."""
+    if stage.quick:
+        return "left out (--quick)"
+    day = time.strftime("%Y-%m-%d", time.gmtime((stage.weather.now_ms - 5 * DAY_MS) / 1000))
+    until = time.strftime("%Y-%m-%d", time.gmtime((stage.weather.now_ms - 3 * DAY_MS) / 1000))
+    span = {"from": day, "to": until}
+    runs = {kind: stage.airflow.trigger(f"{USECASE}_{kind}", conf) for kind, conf in (
+        ("score_batch", span), ("backtest", span), ("labels", {}), ("maintain", {}),
+    )}  # fmt: skip
+    for kind, run_id in runs.items():
+        must(follow(stage, kind, run_id) == "success", f"{kind} failed: {failed(stage, kind, run_id)}")
+    scored = stage.airflow.result(f"{USECASE}_score_batch", runs["score_batch"], "score")
+    tried = stage.airflow.result(f"{USECASE}_backtest", runs["backtest"], "join")
+    must(scored["events"] > 0, f"nothing was scored: {scored}")
+    must(tried["events"] == scored["events"], f"the backtest saw {tried['events']} events, scoring {scored['events']}")
+    must(
+        tried["own"] == {"events": tried["own"]["events"], "flips": 0},
+        f"the champion differs from itself: {tried['own']}",
+    )
+    return f"{scored['events']:,} events scored in batch, and backtested day by day: the champion repeats its decisions"
+
+
 def roll_back(stage: Life) -> str:
     """One step back, seen in the scores within two seconds."""
     from riskflow.keys import load_private_key

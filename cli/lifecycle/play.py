@@ -28,6 +28,7 @@ STEPS: list[tuple[str, Callable[[Any], str]]] = [
     ("The challenger shadows", life.shadow),
     ("The race on matured labels", life.race),
     ("Approved, canary, champion", life.approve),
+    ("The past, in batch", life.past),
     ("The world changes", life.drift),
     ("It learns the changed world", life.learn_again),
     ("A bad model is refused", life.refuse),

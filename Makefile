@@ -31,7 +31,7 @@ demo: setup ## the whole platform on one screen: history, model, live scores, re
 	@$(BIN)/riskflow demo $(ARGS)
 
 test: lint ## everything: linters, types, and all tests on real services
-	@$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	@$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
 
 unit: setup ## tests without services, under a minute
 	@$(BIN)/pytest tests/unit $(ARGS)

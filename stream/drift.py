@@ -40,7 +40,7 @@ from stream.swap import Live
 TOLD = 10  # features that have a gauge of their own
 HOURS, HOUR_MS = 24, 3_600_000
 BUNDLES = 4
-CELLS = 32  # values that are counted for each event, on average
+CELLS = 24  # values that are counted for each event, on average
 Record = tuple[bytes | None, bytes, list[tuple[str, bytes]]]
 Send = Callable[[str, int, Iterable[Record]], Awaitable[list[Awaitable[Any]]]]
 

@@ -11,6 +11,7 @@ from riskflow.durations import duration_ms
 
 DAY_MS = 86_400_000
 SHADOW_S, SWAP_S = 30.0, 20.0
+LOOKS = 6  # whether the race can be judged
 
 
 def learn(stage: Life) -> str:
@@ -48,11 +49,15 @@ def race(stage: Life) -> str:
     """The horizon passes, its labels become mature, and Airflow judges the race; a person is asked."""
     horizon_ms = duration_ms(stage.pipeline.file.race.horizon)
     ripe_ms = stage.found["shadow_began_ms"] + horizon_ms + stage.pipeline.maturity_ms + DAY_MS // 2
-    watch(stage, lambda: stage.weather.now_ms > ripe_ms, RUN_S, "the race's horizon")
-    run_id = stage.airflow.trigger(f"{USECASE}_promote", {"why": "the horizon is mature"})
+    for _ in range(LOOKS):
+        _town_time(stage, ripe_ms, "the race's horizon")
+        run_id = stage.airflow.trigger(f"{USECASE}_promote", {"why": "the horizon is mature"})
+        state = follow(stage, "promote", run_id, until_waiting="approval")
+        raced = stage.airflow.result(f"{USECASE}_promote", run_id, "race")
+        if not raced["waits"]:
+            break
+        ripe_ms = stage.weather.now_ms + DAY_MS  # too few frauds yet
     stage.found["promote_run"] = run_id
-    state = follow(stage, "promote", run_id, until_waiting="approval")
-    raced = stage.airflow.result(f"{USECASE}_promote", run_id, "race")
     must(state == "awaiting_input", f"nobody is asked (run is {state}); the race said {raced}")
     must(raced["winner"] == stage.second, f"version {stage.second} did not win: {raced}")
     standing = raced["evidence"]["standings"][0]
@@ -83,8 +88,7 @@ def drift(stage: Life) -> str:
     if stage.quick:
         stage.weather.spoils = True
     before = {run["dag_run_id"] for run in stage.airflow.runs(f"{USECASE}_retrain")}
-    began_ms = stage.weather.now_ms
-    watch(stage, lambda: stage.weather.now_ms > began_ms + 2 * DAY_MS, RUN_S, "two days of other payments")
+    _town_time(stage, stage.weather.now_ms + 2 * DAY_MS, "two days of other payments")
     run_id = stage.airflow.trigger(f"{USECASE}_archive", {})
     must(follow(stage, "archive", run_id) == "success", "the archive failed")
     run_id = stage.airflow.trigger(f"{USECASE}_drift", {})
@@ -120,8 +124,7 @@ def refuse(stage: Life) -> str:
     if stage.quick:
         run_id = stage.found["drift_run"]
     else:
-        began_ms = stage.weather.now_ms
-        watch(stage, lambda: stage.weather.now_ms > began_ms + 6 * DAY_MS, RUN_S, "six days of spoiled labels")
+        _town_time(stage, stage.weather.now_ms + 6 * DAY_MS, "six days of spoiled labels")
         run_id = stage.airflow.trigger(f"{USECASE}_retrain", {"why": "what came in is bad"})
     state = follow(stage, "retrain", run_id)
     must(state == "failed", f"spoiled labels were learned from: the run is {state}")
@@ -168,6 +171,11 @@ def roll_back(stage: Life) -> str:
     stage.found["rollback_s"] = round(took_s, 3)
     must(took_s < 2.0, f"the rollback took {took_s:.1f} s")
     return f"version {stage.first} decides again, {took_s:.2f} s after the command"
+
+
+def _town_time(stage: Life, at_ms: int, what: str) -> None:
+    """Waits until the town is there."""
+    watch(stage, lambda: stage.weather.now_ms > at_ms, RUN_S, what)
 
 
 def _moved_ms(stage: Life) -> int:

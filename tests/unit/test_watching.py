@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import shutil
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from dataclasses import replace
@@ -24,6 +25,8 @@ from batch.backtest import backtest
 from batch.card.page import FILE, card, leave_card
 from batch.drift import Look, act, drift_step, look, table_of
 from batch.forecast_errors import forecast_error, foretold
+from batch.gates import Kind
+from batch.local_chain import train_here
 from batch.pipeline_watch import Watch
 from batch.read_only import Shelf
 from batch.retrain import Run
@@ -213,6 +216,28 @@ def test_the_step_looks_at_the_champion_and_its_card_shows_it(archived: Streamed
     assert drift_step(archived.run(), NOW) == {
         "drifted": False, "retrain": False, "alerted": False, "says": "there is no champion",
     }  # fmt: skip
+
+
+def test_planted_drift_leads_to_a_new_champion_through_all_gates(
+    archived: Streamed, live: Registry, tmp_path: Path
+) -> None:
+    shutil.copytree(archived.home / "keys", tmp_path / "keys")
+    run = planted(archived, tmp_path, window="5d", retrain=True)
+    asked = drift_step(run, NOW)
+    assert (asked["bundle"], asked["drifted"], asked["retrain"]) == (2, True, True)
+
+    gates = msgspec.convert([{"gate": "not_worse", "margin": 0.5}, {"gate": "onnx_parity"}], list[Kind])  # a small town
+    quick = msgspec.structs.replace(run.pipeline.file, candidates=["logistic_regression"], gates=gates)
+    again = replace(run, name="asked_by_drift", pipeline=replace(run.pipeline, file=quick))
+    done = train_here(again, lambda *_: None, who="drift", why=asked["findings"][0])
+
+    champion = live.champion()
+    assert champion is not None
+    assert (done["version"], champion.version, champion.who) == (3, 3, "drift")
+    assert "amount has drifted" in champion.why
+    verdict = json.loads((again.folder / "verdict.json").read_text())
+    assert "not_worse" in {gate["name"] for gate in verdict["gates"]}
+    assert all(gate["passed"] for gate in verdict["gates"])
 
 
 def test_the_command_shows_a_look_and_keeps_nothing(archived: Streamed, live: Registry) -> None:

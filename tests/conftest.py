@@ -14,6 +14,13 @@ from riskflow.settings import settings
 ADDRESSES = [service.variable for service in SERVICES.values()]
 
 
+# Files of tests that fit models for seconds.
+LEARNS = {
+    "backtest", "checks", "dataset", "evaluate_command", "gates", "judge", "layers", "let_through", "lint", "race",
+    "retrain", "review_sample", "score_batch", "search", "train", "transfer", "transient", "watching",
+}  # fmt: skip
+
+
 @pytest.fixture(scope="session")
 def session_environment() -> Iterator[pytest.MonkeyPatch]:
     """Environment variables for the whole session; addresses from the outside do not reach the tests."""
@@ -37,6 +44,13 @@ def _publish(environment: pytest.MonkeyPatch, found: Services) -> None:
     for name, value in found.environment().items():
         environment.setenv(name, value)
     settings.cache_clear()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks what fits models, so that the quick suite can leave it out."""
+    for item in items:
+        if item.path.stem.removeprefix("test_") in LEARNS:
+            item.add_marker("learns")
 
 
 def pytest_unconfigure() -> None:

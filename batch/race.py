@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from batch.resampling import Curve
 from riskflow.columns import F8, I8
 from riskflow.policy import APPROVE, DECLINE
 
@@ -149,24 +150,7 @@ def _statistic(entrant: Entrant, fraud: F8, metric: str, money: Money | None) ->
         if money is None:
             raise ValueError("a race by cost needs the costs")
         return saved(entrant.action, fraud, money)
-    return average_precision(entrant.score, fraud)
-
-
-def average_precision(score: F8, fraud: F8) -> Statistic:
-    """Of weighted rows; equal scores are one threshold. The sum over thresholds of precision times gained recall."""
-    order = np.argsort(-score, kind="stable")
-    ranked, bad = score[order], fraud[order] > 0
-    ends = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))
-
-    def weighed(weights: Weights) -> F8:
-        mine = weights[:, order]
-        above = np.cumsum(mine, axis=1)[:, ends]
-        hits = np.cumsum(np.where(bad, mine, 0.0), axis=1)[:, ends]
-        gained = np.diff(hits, axis=1, prepend=0.0)
-        out: F8 = (gained * hits / above).sum(axis=1) / hits[:, -1]
-        return out
-
-    return weighed
+    return Curve(fraud, entrant.score).ap
 
 
 def saved(action: Any, fraud: F8, money: Money) -> Statistic:

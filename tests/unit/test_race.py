@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.metrics import average_precision_score
 
-from batch.race import Entrant, Money, average_precision, race, saved
+from batch.race import Entrant, Money, race, saved
 from riskflow.policy import APPROVE, DECLINE, REVIEW
 
 SIMULATIONS = 200
@@ -67,17 +66,6 @@ def test_the_margin_must_be_won_too() -> None:
     assert found.wins
     kept = race(champion, [better], fraud, entity, replicates=300, margin=found.difference)
     assert kept.winner is None
-
-
-@given(st.integers(0, 10_000), st.integers(2, 60))
-def test_average_precision_of_weights_is_that_of_repeated_rows(seed: int, n: int) -> None:
-    rng = np.random.default_rng(seed)
-    score = np.round(rng.random(n), 1)  # many equal ones
-    fraud = (rng.random(n) < 0.3).astype(float)
-    fraud[0] = 1.0
-    times = rng.integers(1, 4, (3, n))
-    wanted = [average_precision_score(np.repeat(fraud, t), np.repeat(score, t)) for t in times]
-    assert average_precision(score, fraud)(times.astype(float)) == pytest.approx(wanted, rel=1e-12)
 
 
 @given(st.integers(0, 10_000), st.integers(1, 60))

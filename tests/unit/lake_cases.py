@@ -6,8 +6,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import fakeredis
 import msgspec
 import numpy as np
+import pytest
+import redis
 
 from batch import lake, retrain
 from batch.history import history_columns
@@ -19,9 +22,11 @@ from cli.common import load_plan
 from riskflow.bundle import Bundle, sign
 from riskflow.columns import Columns, Text, n_rows, take
 from riskflow.evaluate import KIND, TIME
+from riskflow.keys import load_private_key, make_keys
 from riskflow.names import Names
+from riskflow.registry import Registry
 from riskflow.scoring import Scorer
-from riskflow.settings import load
+from riskflow.settings import load, settings
 from riskflow.state import INTAKE_LOG, INTAKE_PARTITION, log_columns
 from tests.unit.bundle_cases import KEY
 
@@ -125,3 +130,22 @@ def ids(columns: Columns, name: str = "_id") -> list[str | None]:
     column = columns[name]
     assert isinstance(column, Text)
     return column.strings()
+
+
+def published(archived: Streamed, monkeypatch: pytest.MonkeyPatch, why: str = "first") -> Registry:
+    """The lake's two bundles in a registry, the second one as champion; settings point at the lake's home."""
+    monkeypatch.setenv("RISKFLOW_HOME", str(archived.home))
+    settings.cache_clear()
+    server = fakeredis.FakeServer()
+
+    def connect(*_: Any, **__: Any) -> Any:
+        return fakeredis.FakeRedis(server=server)
+
+    monkeypatch.setattr(redis.Redis, "from_url", connect)
+    make_keys(settings().keys_folder)
+    registry = Registry(connect(), archived.run().names)
+    for version in (1, 2):
+        about = {**archived.bundles[version].manifest, "parent": version - 1 or None}
+        unsigned = replace(archived.bundles[version], manifest=about, signature=b"", key="")
+        registry.publish(unsigned, load_private_key(settings().keys_folder), who="ann", why=why)
+    return registry

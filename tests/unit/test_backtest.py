@@ -14,7 +14,6 @@ import fakeredis
 import numpy as np
 import polars as pl
 import pytest
-import redis
 import typer
 from click.testing import Result
 from hypothesis import given, settings
@@ -33,13 +32,10 @@ from cli import backtest as command
 from riskflow.columns import Columns, Text, n_rows, take
 from riskflow.errors import BundleRefused, DeclarationError, NotReady, RiskflowError
 from riskflow.evaluate import ID, KIND, TIME
-from riskflow.keys import load_private_key, make_keys
-from riskflow.names import Names
 from riskflow.policy import ACTIONS, Policy, PolicyFile, Review
-from riskflow.registry import Registry
 from riskflow.settings import PROJECT
 from riskflow.settings import settings as conf
-from tests.unit.lake_cases import DAY, START, SWAP_MS, Streamed, ids, run_in, streamed, write_rows
+from tests.unit.lake_cases import DAY, START, SWAP_MS, Streamed, ids, published, run_in, streamed, write_rows
 from tests.unit.training_cases import small_plan
 
 app = typer.Typer()
@@ -286,20 +282,7 @@ def test_a_forecast_is_kept_and_held_against_what_came(archived: Streamed, secon
 @pytest.fixture
 def live(archived: Streamed, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The lake's two bundles in a registry, the second one as champion."""
-    monkeypatch.setenv("RISKFLOW_HOME", str(archived.home))
-    conf.cache_clear()
-    server = fakeredis.FakeServer()
-
-    def connect(*_: Any, **__: Any) -> Any:
-        return fakeredis.FakeRedis(server=server)
-
-    monkeypatch.setattr(redis.Redis, "from_url", connect)
-    make_keys(conf().keys_folder)
-    registry = Registry(connect(), Names("card_fraud"))
-    for version in (1, 2):
-        unsigned = replace(archived.bundles[version], signature=b"", key="")
-        registry.publish(unsigned, load_private_key(conf().keys_folder), who="ann", why="first")
-    yield registry.client
+    yield published(archived, monkeypatch).client
     conf.cache_clear()
 
 

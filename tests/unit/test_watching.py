@@ -12,11 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import fakeredis
 import msgspec
 import numpy as np
 import pytest
-import redis
 import typer
 from typer.testing import CliRunner
 
@@ -39,11 +37,10 @@ from riskflow.columns import Columns, n_rows, take
 from riskflow.drift import SCORE, Reference, count, places
 from riskflow.errors import NotReady
 from riskflow.evaluate import KIND, TIME
-from riskflow.keys import load_private_key, make_keys
 from riskflow.registry import Registry
 from riskflow.scoring import Scorer
 from riskflow.settings import settings as conf
-from tests.unit.lake_cases import DAY, START, SWAP_MS, Streamed, run_in, streamed, write_rows
+from tests.unit.lake_cases import DAY, START, SWAP_MS, Streamed, published, run_in, streamed, write_rows
 
 NOW = START + 100 * DAY
 app = typer.Typer()
@@ -59,21 +56,7 @@ def archived(tmp_path_factory: pytest.TempPathFactory) -> Streamed:
 @pytest.fixture
 def live(archived: Streamed, monkeypatch: pytest.MonkeyPatch) -> Iterator[Registry]:
     """The lake's two bundles in a registry, the second one as champion."""
-    monkeypatch.setenv("RISKFLOW_HOME", str(archived.home))
-    conf.cache_clear()
-    server = fakeredis.FakeServer()
-
-    def connect(*_: Any, **__: Any) -> Any:
-        return fakeredis.FakeRedis(server=server)
-
-    monkeypatch.setattr(redis.Redis, "from_url", connect)
-    make_keys(conf().keys_folder)
-    registry = Registry(connect(), archived.run().names)
-    for version in (1, 2):
-        about = {**archived.bundles[version].manifest, "parent": version - 1 or None}
-        unsigned = replace(archived.bundles[version], manifest=about, signature=b"", key="")
-        registry.publish(unsigned, load_private_key(conf().keys_folder), who="ann", why="better <b>on</b> & off")
-    yield registry
+    yield published(archived, monkeypatch, "better <b>on</b> & off")
     conf.cache_clear()
 
 

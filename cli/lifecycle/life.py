@@ -11,6 +11,7 @@ from riskflow.durations import duration_ms
 
 DAY_MS = 86_400_000
 SHADOW_S, SWAP_S = 30.0, 20.0
+READ_S = 3.0  # what a person needs at least
 LOOKS = 6  # whether the race can be judged
 
 
@@ -70,9 +71,11 @@ def race(stage: Life) -> str:
 
 def approve(stage: Life) -> str:
     """A person says yes in Airflow; the canary decides for its share, guarded, and becomes champion."""
-    run_id = stage.found["promote_run"]
-    stage.airflow.answer(f"{USECASE}_promote", run_id, "approval", "Approve")
-    state = follow(stage, "promote", run_id)
+    run_id, state = stage.found["promote_run"], "awaiting_input"
+    while state == "awaiting_input":  # an answer before the scheduler has seen that the task waits makes it ask again
+        _read_the_question(stage)
+        stage.airflow.answer(f"{USECASE}_promote", run_id, "approval", "Approve")
+        state = follow(stage, "promote", run_id, until_waiting="approval")
     must(state == "success", f"the roll-out failed: {failed(stage, 'promote', run_id)}")
     aliases = stage.registry().aliases()
     must(aliases["champion"].version == stage.second, f"champion is {aliases['champion'].version}")
@@ -176,6 +179,12 @@ def roll_back(stage: Life) -> str:
 def _town_time(stage: Life, at_ms: int, what: str) -> None:
     """Waits until the town is there."""
     watch(stage, lambda: stage.weather.now_ms > at_ms, RUN_S, what)
+
+
+def _read_the_question(stage: Life) -> None:
+    """Takes a moment, as a person does: two passes of Airflow's scheduler."""
+    until = time.monotonic() + READ_S
+    watch(stage, lambda: time.monotonic() > until, 2 * READ_S, "the moment to read")
 
 
 def _moved_ms(stage: Life) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from batch.export import to_onnx
+from batch.flatten import flatten
 from riskflow.bundle import CARD, EXPECTED, GOLDEN, Bundle, check_golden
 from riskflow.columns import Columns, n_rows, take
 from riskflow.declare import CATEGORY, TEXT
@@ -49,8 +50,13 @@ def build_bundle(
     inputs |= {name: list(plan.model_inputs(name)) for name in plan.models if name in models}
     if set(inputs) != set(models):
         raise ValueError(f"models that the plan does not have: {sorted(set(models) - set(inputs))}")
-    layers = [{"name": n, "inputs": i, "file": f"{n}.onnx"} for n, i in inputs.items()]
+    layers: list[dict[str, Any]] = [{"name": n, "inputs": i, "file": f"{n}.onnx"} for n, i in inputs.items()]
     files = {f"{n}.onnx": _onnx(plan, n, models[n]) for n in inputs}
+    for layer in layers:
+        trees = flatten(files[layer["file"]])
+        if trees is not None:
+            layer["trees"] = f"{layer['name']}.trees"
+            files[layer["trees"]] = trees
     sections = {
         "usecase": plan.name, "version": version, "parent": parent, "code": code_version(), "created_at": _now(),
         "models": layers, "needed": needed(plan, layers, policy_numbers), "policy": policy_numbers,

@@ -115,7 +115,7 @@ def bits(values: Any) -> list[int]:
     return found
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     trees=st.lists(TREES, min_size=1, max_size=6),
     base=NUMBERS,
@@ -130,7 +130,7 @@ def test_sums_are_those_of_walking_each_tree_and_of_onnxruntime(trees: list[Any]
     assert bits(found + np.float32(0)) == bits(by_onnxruntime(content, matrix) + np.float32(0))
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(weights=st.lists(st.floats(-90, 90, width=32), min_size=20, max_size=20))
 def test_the_logistic_function_is_onnxruntimes(weights: list[float]) -> None:
     tree: Any = Leaf(weights[0])

@@ -7,7 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 from batch.airflow_client import ENDED, POLL_S, Airflow, Task
+from batch.task_runs import task_runs
 from riskflow.errors import RiskflowError
+from riskflow.settings import settings
 
 Tell = Callable[[str, str, str], None]  # task, state, detail
 
@@ -49,4 +51,12 @@ def _why(airflow: Airflow, dag_id: str, run_id: str, tasks: list[Task]) -> str:
         ]
         return "\n".join([f"{verdict['usecase']}: {verdict['candidate']} is not published", *lines])
     failed = next((task.name for task in tasks if task.state == "failed"), "no task")
-    return f"{dag_id}, run {run_id}: {failed} failed. Its log: {airflow.url}/dags/{dag_id}/runs/{run_id}"
+    at = f"Its log: {airflow.url}/dags/{dag_id}/runs/{run_id}"
+    return f"{dag_id}, run {run_id}: {failed} failed{_said(dag_id, run_id, failed)}. {at}"
+
+
+def _said(dag_id: str, run_id: str, failed: str) -> str:
+    """What the task said as it ended; nothing where the history of runs stands on another machine."""
+    usecase = dag_id.removesuffix("_retrain")
+    errors = [t.error for t in task_runs(settings().home, usecase) if t.dag_run == run_id and t.name == failed]
+    return f": {errors[-1].rstrip('.')}" if errors and errors[-1] else ""

@@ -15,7 +15,7 @@ from riskflow.bundle import CARD, EXPECTED, GOLDEN, Bundle, check_golden
 from riskflow.columns import Columns, n_rows, take
 from riskflow.declare import CATEGORY, TEXT
 from riskflow.plan import MODEL, TIME, Plan
-from riskflow.policy import SCORE, Numbers, rule_conditions
+from riskflow.policy import SCORE, Numbers, Policy, rule_conditions
 from riskflow.scoring import Scorer
 from riskflow.settings import PROJECT
 from riskflow.wire import encode
@@ -69,6 +69,13 @@ def build_bundle(
     scorer = Scorer(plan, bare)
     card = describe(scorer) if describe else None
     return _with_golden(scorer, plain(sections), files if card is None else {**files, CARD: card}, golden_columns)
+
+
+def rules_alone(plan: Plan) -> Bundle:
+    """An unsigned bundle of policy.yaml's rules, without a model: every score is 0."""
+    policy = Policy.load(plan.usecase.folder / "policy.yaml")
+    policy.check(plan)
+    return build_bundle(plan, models={}, policy_numbers=policy.start())
 
 
 def _with_golden(scorer: Scorer, sections: dict[str, Any], files: dict[str, bytes], columns: Columns) -> Bundle:

@@ -48,16 +48,17 @@ def score(
     """
     from batch.score_batch import past_for, score_columns, score_table
     from cli.bar import bar
+    from cli.common import writable
     from riskflow.scoring import Scorer
 
     began = time.monotonic()
     run, shelf = context(usecase)
     chosen = shelf.bundle(bundle)
+    out = writable(out or Path(f"scores-{usecase}-{chosen.version}.parquet"))
     with bar("reading the past") as tell:
         span = _span(from_, to, fold, _tables(events, labels, columns, delay))
         found = past_for(run, chosen, shelf.needs, tell=tell, **span)
         scores = score_columns(Scorer(run.plan, chosen), found.columns, reasons=reasons, tell=tell)
-    out = out or Path(f"scores-{usecase}-{chosen.version}.parquet")
     table = score_table(chosen, found.columns, scores, reasons=reasons)
     table.write_parquet(out, compression="zstd")
     seconds = round(time.monotonic() - began, 1)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from riskflow.errors import RiskflowError
 from riskflow.plan import Plan
 
 
@@ -11,6 +14,20 @@ def load_plan(usecase: str) -> Plan:
     from riskflow.usecase import load_usecase
 
     return Plan.of(load_usecase(usecase, settings().usecases))
+
+
+def writable(path: Path) -> Path:
+    """The path, its folder made; raises RiskflowError before the work, not after it, where nothing can be written."""
+    new = not path.exists()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab"):
+            pass
+    except OSError as error:
+        raise RiskflowError(f"{path} cannot be written ({error.strerror}). Name another place with --out") from None
+    if new:
+        path.unlink()
+    return path
 
 
 def at_ms(text: str, option: str) -> int | None:

@@ -10,7 +10,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.models_common import Json, UseCase, figures, open_registry, public_keys, shown_alias, table, user, version_of
+from cli.models_common import (
+    Json,
+    UseCase,
+    figures,
+    open_registry,
+    public_keys,
+    report,
+    shown_alias,
+    table,
+    user,
+    version_of,
+)
 
 if TYPE_CHECKING:
     from riskflow.moves import Move
@@ -25,10 +36,11 @@ Share = Annotated[float | None, typer.Option(help="of the customers that a canar
 def register(app: typer.Typer) -> None:
     """Add this group's commands."""
     from cli.models_past import compare, history, lineage
+    from cli.models_rules import rules
 
     group = typer.Typer(no_args_is_help=True, help="Published bundles: which there are, which score, and moving them.")
     group.command("list")(list_)
-    for command in (show, promote, retire, rollback, history, compare, lineage):
+    for command in (show, promote, retire, rollback, rules, history, compare, lineage):
         group.command()(command)
     app.add_typer(group, name="models")
     app.command("keys")(keys)
@@ -36,6 +48,8 @@ def register(app: typer.Typer) -> None:
 
 def list_(usecase: UseCase = "card_fraud", as_json: Json = False) -> None:
     """Every published version, and where the aliases stand."""
+    from riskflow.registry_reader import first_bundle
+
     registry = open_registry(usecase)
     aliases = registry.aliases()
     rows = [
@@ -52,7 +66,7 @@ def list_(usecase: UseCase = "card_fraud", as_json: Json = False) -> None:
              ", ".join(r["models"]) or "rules only", figures(r["metrics"]), r["hash"][:12]]
             for r in rows
         ],
-        f"{usecase} has no published bundle yet. Make one: riskflow retrain {usecase}",
+        f"{usecase} has no published bundle yet. {first_bundle(usecase)}",
     )  # fmt: skip
 
 
@@ -92,10 +106,14 @@ def promote(
     riskflow models promote 7 --alias canary --share 0.01
     riskflow models promote 7 --why "better on online payments"
 
-    A canary that becomes champion is taken off in the same moment.
+    A version that becomes champion is taken off all its other aliases in the same moment.
     """
     registry = open_registry(usecase)
-    _report(_move(registry, alias, version, who, why, share), as_json)
+    stood = registry.aliases()
+    report(_move(registry, alias, version, who, why, share), as_json)
+    gone = sorted(set(stood) - set(registry.aliases()))
+    if gone:
+        typer.echo(f"taken off with it: {', '.join(gone)}", err=True)
 
 
 def retire(
@@ -110,7 +128,7 @@ def retire(
     from riskflow.settings import settings
 
     registry, key = open_registry(usecase), load_private_key(settings().keys_folder)
-    _report(registry.retire(alias, who=who or user(), why=why, private_key=key), as_json)
+    report(registry.retire(alias, who=who or user(), why=why, private_key=key), as_json)
 
 
 def rollback(
@@ -123,7 +141,7 @@ def rollback(
     """Point the champion at the version that it pointed at before. A canary or a shadow is taken off by `retire`."""
     registry = open_registry(usecase)
     version = registry.previous(alias, public_keys())
-    _report(_move(registry, alias, version, who, why, None), as_json)
+    report(_move(registry, alias, version, who, why, None), as_json)
 
 
 def keys() -> None:
@@ -183,12 +201,3 @@ def _summary(bundle: Any, size: int) -> dict[str, object]:
         "figures": figures(bundle.metrics) or "none",
         "data": json.dumps(bundle.data),
     }
-
-
-def _report(move: Move, as_json: bool) -> None:
-    if as_json:
-        typer.echo(json.dumps(vars(move)))
-    else:
-        share = "" if move.share is None else f" for {move.share:.4g} of all"
-        stood, stands = (version or "nothing" for version in (move.previous, move.version))
-        typer.echo(f"{move.alias}: {stood} -> {stands}{share} (move {move.number}, {move.who})")

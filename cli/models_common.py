@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -96,3 +97,13 @@ def table(head: list[str], rows: list[list[object]], nothing: str) -> None:
         for row in rows:
             shown.add_row(*(str(cell) for cell in row))
         Console().print(shown)
+
+
+def report(move: Move, as_json: bool) -> None:
+    """Where an alias points now."""
+    if as_json:
+        typer.echo(json.dumps(vars(move)))
+        return
+    share = "" if move.share is None else f" for {move.share:.4g} of all"
+    stood, stands = (version or "nothing" for version in (move.previous, move.version))
+    typer.echo(f"{move.alias}: {stood} -> {stands}{share} (move {move.number}, {move.who})")

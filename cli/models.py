@@ -95,7 +95,7 @@ def promote(
     A canary that becomes champion is taken off in the same moment.
     """
     registry = open_registry(usecase)
-    _report(_move(registry, alias, version, who, why, share), as_json)
+    _report(registry, _move(registry, alias, version, who, why, share), as_json)
 
 
 def retire(
@@ -110,7 +110,7 @@ def retire(
     from riskflow.settings import settings
 
     registry, key = open_registry(usecase), load_private_key(settings().keys_folder)
-    _report(registry.retire(alias, who=who or user(), why=why, private_key=key), as_json)
+    _report(registry, registry.retire(alias, who=who or user(), why=why, private_key=key), as_json)
 
 
 def rollback(
@@ -120,10 +120,18 @@ def rollback(
     usecase: UseCase = "card_fraud",
     as_json: Json = False,
 ) -> None:
-    """Point the champion at the version that it pointed at before. A canary or a shadow is taken off by `retire`."""
-    registry = open_registry(usecase)
-    version = registry.previous(alias, public_keys())
-    _report(_move(registry, alias, version, who, why, None), as_json)
+    """Point the champion at the version that it pointed at before. A canary is taken off in the same moment.
+
+    A canary alone is taken off by `retire`; so is a shadow.
+    """
+    from riskflow.keys import load_private_key
+    from riskflow.settings import settings
+
+    registry, trusted = open_registry(usecase), public_keys()
+    _check_loadable(registry, registry.previous(alias, trusted))
+    key = load_private_key(settings().keys_folder)
+    move = registry.rollback(who=who or user(), why=why, private_key=key, public_keys=trusted, alias=alias)
+    _report(registry, move, as_json)
 
 
 def keys() -> None:
@@ -140,17 +148,22 @@ def keys() -> None:
 
 
 def _move(registry: Registry, alias: str, version: int, who: str, why: str, share: float | None) -> Move:
-    """Moves the alias to a bundle that this code can load; anything else the workers would refuse anyway."""
-    from cli.common import load_plan
-    from riskflow.bundle import verify
     from riskflow.keys import load_private_key
     from riskflow.settings import settings
 
-    private_key, keys = load_private_key(settings().keys_folder), public_keys()
-    verify(registry.raw(version), keys, plan=load_plan(registry.names.usecase))
+    private_key = load_private_key(settings().keys_folder)
+    _check_loadable(registry, version)
     return registry.move(
-        alias, version, who=who or user(), why=why, private_key=private_key, public_keys=keys, share=share
+        alias, version, who=who or user(), why=why, private_key=private_key, public_keys=public_keys(), share=share
     )
+
+
+def _check_loadable(registry: Registry, version: int) -> None:
+    """Raises BundleRefused for a bundle that this code cannot load: the workers would refuse it anyway."""
+    from cli.common import load_plan
+    from riskflow.bundle import verify
+
+    verify(registry.raw(version), public_keys(), plan=load_plan(registry.names.usecase))
 
 
 def _refusal(raw: bytes, usecase: str) -> str:
@@ -185,10 +198,14 @@ def _summary(bundle: Any, size: int) -> dict[str, object]:
     }
 
 
-def _report(move: Move, as_json: bool) -> None:
+def _report(registry: Registry, move: Move, as_json: bool) -> None:
+    """The move, and on a terminal those that came with it: aliases that were taken off by it."""
+    from riskflow.moves import made_with
+
     if as_json:
         typer.echo(json.dumps(vars(move)))
-    else:
-        share = "" if move.share is None else f" for {move.share:.4g} of all"
-        stood, stands = (version or "nothing" for version in (move.previous, move.version))
-        typer.echo(f"{move.alias}: {stood} -> {stands}{share} (move {move.number}, {move.who})")
+        return
+    for made in made_with(move, registry.history()):
+        share = "" if made.share is None else f" for {made.share:.4g} of all"
+        stood, stands = (version or "nothing" for version in (made.previous, made.version))
+        typer.echo(f"{made.alias}: {stood} -> {stands}{share} (move {made.number}, {made.who})")

@@ -23,6 +23,7 @@ from riskflow.connect import ERRORS
 from riskflow.errors import BundleRefused, NotReady, RiskflowError
 from riskflow.keys import PublicKeys, public_keys_of
 from riskflow.moves import (
+    CANARY,
     CHAMPION,
     MOST_BESIDE,
     RETIRED,
@@ -141,9 +142,7 @@ class Registry:
         What stood at the version that becomes champion is taken off in the same transaction: the canary has arrived,
         and a shadow would be compared with itself.
         """
-        bundle = verify_signature(self.raw(version), public_keys or public_keys_of(private_key))
-        if bundle.version != version or bundle.usecase != self.names.usecase:
-            raise BundleRefused(f"under version {version} stands bundle {bundle.version} of {bundle.usecase!r}")
+        bundle = self._verified(version, public_keys or public_keys_of(private_key))
         return self._move(alias, bundle, private_key, who, why, share=share)
 
     def retire(self, alias: str, *, who: str, why: str, private_key: Ed25519PrivateKey) -> Move:
@@ -170,10 +169,13 @@ class Registry:
         public_keys: PublicKeys | None = None,
         alias: str = CHAMPION,
     ) -> Move:
-        """Points the champion at what it pointed at before; once more, at the one before that."""
+        """Points the champion at what it pointed at before; once more, at the one before that.
+
+        A canary is taken off in the same transaction, so that nothing but the old version decides.
+        """
         keys = public_keys or public_keys_of(private_key)
-        version = self.previous(alias, keys)
-        return self.move(alias, version, who=who, why=why, private_key=private_key, public_keys=keys)
+        bundle = self._verified(self.previous(alias, keys), keys)
+        return self._move(alias, bundle, private_key, who, why, back=True)
 
     def previous(self, alias: str, public_keys: PublicKeys) -> int:
         """Where `rollback` would move the alias, by the history's signed moves; BundleRefused when one is not."""
@@ -186,7 +188,18 @@ class Registry:
         for move in moves:
             check_move(move, public_keys, self.names, alias, last)
             last = move.number
-        return previous_version(moves, alias)
+        try:
+            return previous_version(moves, alias)
+        except NotReady as nowhere:
+            if CANARY not in self.aliases():
+                raise
+            raise NotReady(f"{nowhere}. To take the canary off alone: riskflow models retire {CANARY}") from None
+
+    def _verified(self, version: int, public_keys: PublicKeys) -> Bundle:
+        bundle = verify_signature(self.raw(version), public_keys)
+        if bundle.version != version or bundle.usecase != self.names.usecase:
+            raise BundleRefused(f"under version {version} stands bundle {bundle.version} of {bundle.usecase!r}")
+        return bundle
 
     def _move(
         self,
@@ -198,7 +211,9 @@ class Registry:
         *,
         share: float | None = None,
         forward: bool = False,
+        back: bool = False,
     ) -> Move:
+        """forward: only if no newer version has the alias already; back: a canary goes with what it came for."""
         check_alias(alias, share)
 
         def changes(found: Mapping[str, Move]) -> list[Change]:
@@ -208,9 +223,10 @@ class Registry:
                     f"it against that one; to take it all the same: riskflow models promote {bundle.version}"
                 )
             _check_room(found, alias)
-            arrived = [a for a, m in found.items() if alias == CHAMPION != a and m.version == bundle.version]
+            stand = {a: m.version for a, m in found.items() if alias == CHAMPION != a and m.version != RETIRED}
+            off = [a for a, version in stand.items() if version == bundle.version or (back and a == CANARY)]
             wanted = Change(alias, bundle.version, bundle.content_hash, share)
-            return [wanted, *(Change(a, RETIRED) for a in arrived)]
+            return [wanted, *(Change(a, RETIRED) for a in off)]
 
         return self._changed(changes, private_key, who, why)
 

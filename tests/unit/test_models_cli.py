@@ -131,6 +131,15 @@ def test_promote_and_rollback_move_the_champion(three: Registry) -> None:
     assert answer("models", "history", "--alias", "shadow") == []
 
 
+def test_a_rollback_says_that_the_canary_went_with_it(three: Registry) -> None:
+    run("models", "promote", "2", "--alias", "canary", "--share", "1")
+    said = run("models", "rollback", "--why", "declines too much").stdout
+    assert "champion: 3 -> 2" in said
+    assert "canary: 2 -> nothing" in said
+    assert {a: m.version for a, m in three.aliases().items()} == {"champion": 2}
+    assert "taken off" in run("models", "history", "--alias", "canary").stdout
+
+
 def test_every_alias_is_promoted_and_retired(three: Registry) -> None:
     assert answer("models", "promote", "2", "--alias", "canary", "--share", "0.01")["share"] == 0.01
     answer("models", "promote", "1", "--alias", "shadow:old", "--why", "how would it do")

@@ -15,7 +15,18 @@ from hypothesis import strategies as st
 
 from riskflow.errors import NotReady, RiskflowError
 from riskflow.keys import public_keys_of
-from riskflow.moves import CANARY, CHAMPION, MOST_BESIDE, RETIRED, Move, check_alias, doubts, live_at, periods
+from riskflow.moves import (
+    CANARY,
+    CHAMPION,
+    MOST_BESIDE,
+    RETIRED,
+    Move,
+    check_alias,
+    doubts,
+    live_at,
+    made_with,
+    periods,
+)
 from riskflow.names import Names
 from riskflow.registry import Registry
 from riskflow.registry_reader import AsyncRegistry
@@ -129,6 +140,39 @@ def test_only_the_champion_is_rolled_back(registry: Registry) -> None:
     with pytest.raises(RiskflowError, match="riskflow models retire canary"):
         registry.rollback(alias=CANARY, **BY)
     assert registry.rollback(**BY).version == 3
+
+
+def test_a_rollback_takes_the_canary_off_in_one_transaction(registry: Registry) -> None:
+    registry.move(CANARY, 2, share=1.0, **BY)
+    registry.move("shadow", 1, **BY)
+    seen: list[dict[str, int]] = []
+    writing = registry.client.publish
+    registry.client.publish = lambda *words: (seen.append(stands(registry)), writing(*words))
+    move = registry.rollback(**BY)
+    assert (move.alias, move.version) == (CHAMPION, 3)
+    assert seen == [{CHAMPION: 3, "shadow": 1}]
+    assert [(m.alias, m.version) for m in registry.history()[-2:]] == [(CHAMPION, 3), (CANARY, RETIRED)]
+    assert made_with(move, registry.history()) == registry.history()[-2:]
+    assert doubts(registry.history(), KEYS, NAMES) == {}
+
+
+def test_moves_of_other_transactions_are_not_told_with_a_move(registry: Registry) -> None:
+    registry.move(CANARY, 2, share=0.1, **BY)
+    move = registry.rollback(**BY)
+    registry.move("shadow", 1, **BY)
+    registry.retire("shadow", who="ann", why="enough", private_key=KEY)
+    assert [m.alias for m in made_with(move, registry.history())] == [CHAMPION, CANARY]
+    shadow = registry.history("shadow")[0]
+    assert made_with(shadow, registry.history()) == [shadow]
+
+
+def test_a_first_champion_cannot_go_back_and_the_way_to_take_its_canary_off_is_named() -> None:
+    registry = Registry(fakeredis.FakeRedis(), NAMES)
+    registry.publish(rules_only(), KEY, who="ann", why="new")
+    registry.publish(rules_only(), KEY, who="ann", why="new", alias=None)
+    registry.move(CANARY, 2, share=1.0, **BY)
+    with pytest.raises(NotReady, match="riskflow models retire canary"):
+        registry.rollback(**BY)
 
 
 # ---- readers ---------------------------------------------------------------------------------------------------------

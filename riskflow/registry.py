@@ -93,8 +93,11 @@ class Registry:
         """A bundle's bytes; they have not been verified."""
         found: bytes | None = self.client.get(self.names.bundle(version))
         if found is None:
-            raise NotReady(f"{self.names.usecase} has no bundle {version}. See: riskflow models list")
+            raise self._gone(version)
         return found
+
+    def _gone(self, version: int) -> NotReady:
+        return NotReady(f"{self.names.usecase} has no bundle {version}. See: riskflow models list")
 
     # writing
 
@@ -228,14 +231,25 @@ class Registry:
             wanted = Change(alias, bundle.version, bundle.content_hash, share)
             return [wanted, *(Change(a, RETIRED) for a in off)]
 
-        return self._changed(changes, private_key, who, why)
+        return self._changed(changes, private_key, who, why, bundle.version)
 
     def _changed(
-        self, changes: Callable[[Mapping[str, Move]], list[Change]], private_key: Ed25519PrivateKey, who: str, why: str
+        self,
+        changes: Callable[[Mapping[str, Move]], list[Change]],
+        private_key: Ed25519PrivateKey,
+        who: str,
+        why: str,
+        version: int = RETIRED,
     ) -> Move:
-        """One transaction of several moves, worked out of where the aliases stand; returns the first of them."""
+        """One transaction of several moves, worked out of where the aliases stand; returns the first of them.
+
+        version: the bundle that is moved to. It must be there still when the transaction ends: old ones are dropped.
+        """
+        bundle_key = self.names.bundle(version)
 
         def change(pipe: Any) -> Move:
+            if version != RETIRED and not pipe.exists(bundle_key):
+                raise self._gone(version)
             found = _readable(pipe.hgetall(self.names.aliases))
             first, at_ms = _last_number(pipe, found, self.names) + 1, _now_ms()
             moves = [
@@ -250,7 +264,7 @@ class Registry:
             pipe.rpush(self.names.history, *(move.to_json() for move in moves))
             return moves[0]
 
-        move = self._transaction(change, self.names.aliases, self.names.history)
+        move = self._transaction(change, self.names.aliases, self.names.history, bundle_key)
         with suppress(*ERRORS):  # workers look by themselves, too
             self.client.publish(self.names.notice, str(move.number))
         return move

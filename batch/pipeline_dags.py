@@ -36,10 +36,10 @@ KINDS = ("archive", "labels", "retrain", "promote", "score_batch", "drift", "bac
 LAKE, LABELS, CHALLENGER, CHAMPION, DRIFT = ASSETS = ("lake", "labels", "challenger", "champion", "drift")
 AT_ONCE, RACE, APPROVAL = "at_once", "race", "approval"
 WORKER, POD = "worker", "pod"
-STEPS_OF = {  # the tasks of each DAG, in order; between approval and crown stand those of the ramp
+STEPS_OF = {  # the tasks of each DAG that it can have, in order; between approval and crown stand those of the ramp
     "archive": ("archive",),
     "labels": ("labels", "ready"),
-    "retrain": ("archive", "labels", "check", "replay", "train", "judge", "publish"),
+    "retrain": ("turn", "archive", "labels", "check", "replay", "train", "judge", "publish"),
     "promote": ("race", "winner", "approval", "crown"),
     "score_batch": ("score",),
     "drift": ("drift", "ask_retrain"),
@@ -150,6 +150,12 @@ def alias_of(file: PipelineFile) -> str:
     return CHAMPION if file.promotion == AT_ONCE else CHALLENGER
 
 
+def steps_of(file: PipelineFile, kind: str) -> list[str]:
+    """The tasks of a DAG with this file, without those of the ramp and the team's own."""
+    there = {"approval": file.promotion == APPROVAL, "turn": alias_of(file) == CHALLENGER}
+    return [step for step in STEPS_OF[kind] if there.get(step, True)]
+
+
 def in_pod(file: PipelineFile, step: str) -> bool:
     return file.run_in == POD and (not file.pod.steps or step in file.pod.steps)
 
@@ -239,7 +245,7 @@ def _check_task(file: PipelineFile, at: At, i: int) -> None:
     if task.dag not in KINDS:
         raise DeclarationError(at(f"{place}.dag"), f"{task.dag!r} is no DAG", f"DAGs: {', '.join(KINDS)}")
     mine = [other.name for other in file.tasks[:i] if other.dag == task.dag]
-    steps = [s for s in STEPS_OF[task.dag] if s != "approval" or file.promotion == APPROVAL]
+    steps = steps_of(file, task.dag)
     if task.name in (*steps, *mine):
         raise DeclarationError(at(f"{place}.name"), f"{task.dag} has a task {task.name!r} already", "Name it otherwise")
     for word, names in zip(("after", "before"), task.ends(), strict=True):

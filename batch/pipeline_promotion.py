@@ -1,6 +1,7 @@
 """The sections `race:` and `ramp:` of pipeline.yaml: when a challenger has won, and how it takes over.
 
-race: {horizon: 14d, alpha: 0.05, margin: 0.0, metric: average_precision, fewest_frauds: 50, replicates: 2000}
+race: {horizon: 14d, alpha: 0.05, margin: 0.0, metric: average_precision, fewest_frauds: 50, replicates: 2000,
+       meanwhile: wait}
 ramp: {shares: [0.01, 0.1, 1.0], hold: 1h, fewest_events: 500, alert_ratio: 2.0, decline_ratio: 2.0, ...}
 """
 
@@ -18,6 +19,7 @@ Whole = Annotated[int, Meta(ge=1)]
 Positive = Annotated[float, Meta(gt=0)]
 AtLeastOne = Annotated[float, Meta(ge=1)]
 Part = Annotated[float, Meta(gt=0, le=1)]
+WAIT, REPLACE, JOIN = "wait", "replace", "join"
 
 
 class RaceFile(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -29,6 +31,7 @@ class RaceFile(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     metric: Literal["average_precision", "cost"] = "average_precision"
     fewest_frauds: Whole = 50  # fewer say nothing
     replicates: Annotated[int, Meta(ge=200, le=100_000)] = 2_000
+    meanwhile: Literal["wait", "replace", "join"] = "wait"  # what a retraining does while a race is not over
 
 
 class RampFile(msgspec.Struct, forbid_unknown_fields=True, frozen=True):

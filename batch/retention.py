@@ -3,7 +3,7 @@
 Training, parity and rebuild fold feeds and rows from their start, so those files are kept for good; what may go is what
 pipeline.yaml gives a time to. A bundle goes when no alias stands there, `rollback` would not go there, no worker's head
 pins it, no file of a use case names it, and no move within the time does; its number and what `models list` says of it
-stay.
+stay. So does what a published bundle was made of and why it passed: the small files of its run, for good.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from batch import lake
+from batch import checks, lake
 from batch.pipeline_dags import Maintain
-from batch.retrain import Run
+from batch.publish import VERDICT
+from batch.retrain import DATA, MANIFEST, PUBLISHED, Run
 from riskflow.durations import duration_ms
 from riskflow.errors import NotReady, RiskflowError
 from riskflow.names import Names
@@ -27,6 +28,8 @@ from riskflow.plan import Plan
 from riskflow.registry import Registry, previous_version
 from riskflow.settings import Settings
 from riskflow.usecase import UseCase, load_usecase, usecase_names
+
+EVIDENCE = (PUBLISHED, MANIFEST, VERDICT, DATA, checks.RESULTS)  # of a run that has published
 
 log = logging.getLogger(__name__)
 
@@ -151,12 +154,26 @@ def _versions(roster: Any) -> Iterator[int]:
 
 
 def drop_old_runs(run: Run) -> dict[str, Any]:
-    """Drops folders of runs in which nothing was written for the time; never the present one."""
+    """Drops folders of runs in which nothing was written for the time; never the present one.
+
+    Of a run that has published what EVIDENCE names stays: whoever asks years later gets the same set and the verdict.
+    """
     oldest_s = time.time() - duration_ms(run.pipeline.file.maintain.runs) / 1000
     folders = [f for f in run.folder.parent.glob("*") if f.is_dir() and f != run.folder and _newest_s(f) < oldest_s]
-    for folder in folders:
+    published = [folder for folder in folders if (folder / PUBLISHED).is_file()]
+    thinned = [folder.name for folder in sorted(published) if _thin(folder)]
+    dropped = sorted(set(folders) - set(published))
+    for folder in dropped:
         shutil.rmtree(folder)
-    return {"dropped": [folder.name for folder in sorted(folders)]}
+    return {"dropped": [folder.name for folder in dropped], "thinned": thinned}
+
+
+def _thin(folder: Path) -> bool:
+    """Whether there was anything to drop beside the evidence."""
+    there = [path for path in folder.iterdir() if path.name not in EVIDENCE]
+    for path in there:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    return bool(there)
 
 
 def _newest_s(folder: Path) -> float:

@@ -19,7 +19,14 @@ from batch import lake, retention
 from batch.pipeline import Pipeline, PipelineFile
 from batch.pipeline_dags import Maintain
 from batch.pipeline_search import SearchFile
-from batch.retention import drop_old_bundles, drop_old_files, drop_old_runs, needed_versions, pinned_versions
+from batch.retention import (
+    EVIDENCE,
+    drop_old_bundles,
+    drop_old_files,
+    drop_old_runs,
+    needed_versions,
+    pinned_versions,
+)
 from batch.retrain import Run
 from riskflow.errors import NotReady
 from riskflow.names import Names
@@ -167,8 +174,23 @@ def test_folders_of_old_runs_go(tmp_path: Path) -> None:
         age(folder, age_days)
     (run.folder.parent / "used" / "verdict.json").write_text("{}")
 
-    assert drop_old_runs(run) == {"dropped": ["old"]}
+    assert drop_old_runs(run) == {"dropped": ["old"], "thinned": []}
     assert sorted(p.name for p in run.folder.parent.iterdir()) == ["now", "used", "young"]
+
+
+def test_the_evidence_of_a_run_that_has_published_stays_for_good(tmp_path: Path) -> None:
+    run = Run.of(plan_of(), load(home=tmp_path), "now")
+    folder = run.folder.parent / "old"
+    (folder / "candidates" / "forest").mkdir(parents=True)
+    for name in (*EVIDENCE, "frame.parquet", "bundle.bin", "candidates/forest/trained.json"):
+        (folder / name).write_text("{}")
+    age(folder, 91)
+
+    assert drop_old_runs(run) == {"dropped": [], "thinned": ["old"]}
+    assert sorted(p.name for p in folder.iterdir()) == sorted(EVIDENCE)
+    age(folder, 91)
+    assert drop_old_runs(run) == {"dropped": [], "thinned": []}
+    assert sorted(p.name for p in folder.iterdir()) == sorted(EVIDENCE)
 
 
 def age(folder: Path, days: float) -> None:

@@ -68,6 +68,11 @@ class Registry:
         found = self.client.hgetall(self.names.versions)
         return {int(v): json.loads(about) for v, about in sorted(found.items(), key=lambda item: int(item[0]))}
 
+    def version_made_of(self, made_of: str) -> int | None:
+        """The version under which this bundle was published (Bundle.made_of); None for one that never was."""
+        found = [version for version, about in self.versions().items() if about.get("made_of") == made_of]
+        return found[-1] if found else None
+
     def aliases(self) -> dict[str, Move]:
         """The moves of aliases that point at a bundle; their signatures have not been checked."""
         found = _readable(self.client.hgetall(self.names.aliases))
@@ -139,14 +144,16 @@ class Registry:
         private_key: Ed25519PrivateKey,
         public_keys: PublicKeys | None = None,
         share: float | None = None,
+        forward: bool = False,
     ) -> Move:
         """Points an alias at a stored version. The bundle's signature is checked with public_keys (default: own).
 
+        forward: only if no newer version took the alias in between; else Overtaken is raised.
         What stood at the version that becomes champion is taken off in the same transaction: the canary has arrived,
         and a shadow would be compared with itself.
         """
         bundle = self._verified(version, public_keys or public_keys_of(private_key))
-        return self._move(alias, bundle, private_key, who, why, share=share)
+        return self._move(alias, bundle, private_key, who, why, share=share, forward=forward)
 
     def retire(self, alias: str, *, who: str, why: str, private_key: Ed25519PrivateKey) -> Move:
         """Takes an alias off. RiskflowError for the champion, NotReady for an alias that points at nothing."""
@@ -279,8 +286,8 @@ def _about(bundle: Bundle, size: int, who: str) -> dict[str, Any]:
     """What `models list` shows of a version without loading it."""
     figures = {k: v for k, v in bundle.metrics.items() if isinstance(v, int | float)}
     return {
-        "hash": bundle.content_hash, "created_at": bundle.created_at, "at_ms": _now_ms(), "who": who,
-        "bytes": size, "parent": bundle.parent, "models": [m["name"] for m in bundle.models], "metrics": figures,
+        "hash": bundle.content_hash, "made_of": bundle.made_of, "created_at": bundle.created_at, "at_ms": _now_ms(),
+        "who": who, "bytes": size, "parent": bundle.parent, "models": [m["name"] for m in bundle.models], "metrics": figures,
     }  # fmt: skip
 
 

@@ -286,8 +286,9 @@ def _about(bundle: Bundle, size: int, who: str) -> dict[str, Any]:
     """What `models list` shows of a version without loading it."""
     figures = {k: v for k, v in bundle.metrics.items() if isinstance(v, int | float)}
     return {
-        "hash": bundle.content_hash, "made_of": bundle.made_of, "created_at": bundle.created_at, "at_ms": _now_ms(),
-        "who": who, "bytes": size, "parent": bundle.parent, "models": [m["name"] for m in bundle.models], "metrics": figures,
+        "hash": bundle.content_hash, "made_of": bundle.made_of, "created_at": bundle.created_at,
+        "at_ms": _now_ms(), "who": who, "bytes": size, "parent": bundle.parent,
+        "models": [m["name"] for m in bundle.models], "metrics": figures,
     }  # fmt: skip
 
 

@@ -113,7 +113,7 @@ class Pipeline:
     @property
     def maturity_ms(self) -> int:
         """How old an event must be: each source of labels has had its time then, so that silence means genuine."""
-        return max(map(duration_ms, [self.file.maturity, *self.file.label_maturity.values()]))
+        return pipeline_dags.longest_ms(self.file.maturity, *self.file.label_maturity.values())
 
     @property
     def validation_ms(self) -> int:

@@ -47,8 +47,9 @@ STEPS_OF = {  # the tasks of each DAG that it can have, in order; between approv
     "maintain": ("mend", "compact", "drop_old_files", "drop_old_bundles", "drop_old_runs"),
 }  # fmt: skip
 GO_ON = ("judge", "compact", "drop_old_files")  # a task that failed before them does not stop them
-DROPPABLE = ("scores", "rejected", "shadow", "external", "drift")  # training and rebuild fold all others from the start
+DROPPABLE = ("scores", "rejected", "shadow", "external")  # of what is archived; training and rebuild fold the others
 
+DAY_MS = 86_400_000
 Promotion = Literal["at_once", "race", "approval"]
 RunIn = Literal["worker", "pod"]
 Schedule = bool | str | None | list[str]
@@ -171,6 +172,7 @@ def checks(file: PipelineFile, at: At) -> list[Callable[[], None]]:
         *(lambda kind=kind: _check_deadline(file, at, kind) for kind in file.deadlines),
         lambda: _check_pod(file, at),
         lambda: _check_maintain(file.maintain, at),
+        lambda: _check_kept_for_learning(file, at),
         *(lambda i=i: _check_task(file, at, i) for i in range(len(file.tasks))),
     ]
 
@@ -233,10 +235,35 @@ def _check_maintain(maintain: Maintain, at: At) -> None:
         if topic not in DROPPABLE:
             raise DeclarationError(
                 place,
-                "is kept for good: training and rebuild fold it from its start",
+                "is nothing of the lake that can go: feeds and rows are what training and rebuild fold",
                 f"Can go: {', '.join(DROPPABLE)}",
             )
         check_duration(place, text)
+
+
+def _check_kept_for_learning(file: PipelineFile, at: At) -> None:
+    """What a training, or a race, still reads must be there: labels come late, so it looks far back."""
+    read = {"scores": ("span", file.span)}
+    if file.promotion != AT_ONCE:
+        read["shadow"] = ("race.horizon", file.race.horizon)
+    for topic, (name, text) in read.items():
+        kept = file.maintain.lake.get(topic)
+        try:
+            maturity_ms = longest_ms(file.maturity, *file.label_maturity.values())
+            least_ms = duration_ms(text) + maturity_ms
+            enough = kept is None or duration_ms(kept) >= least_ms
+        except DeclarationError:
+            return  # other checks name the line that is no duration
+        if not enough:
+            raise DeclarationError(
+                at(f"$.maintain.lake.{topic}"),
+                f"{kept!r} is shorter than {name} ({text}) and the time that labels take ({maturity_ms // DAY_MS}d)",
+                f"Keep it for {-(-least_ms // DAY_MS)}d or longer",
+            )
+
+
+def longest_ms(*texts: str) -> int:
+    return max(map(duration_ms, texts))
 
 
 def _check_task(file: PipelineFile, at: At, i: int) -> None:

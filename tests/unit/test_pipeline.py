@@ -55,6 +55,34 @@ def test_a_mistake_is_named_with_its_line(tmp_path: Path, text: str, message: st
         load(tmp_path, text)
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("maintain: {lake: {scores: 41d}}", r"line 1, .*scores: '41d' .* span \(28d\) .*\(14d\)\. Keep it for 42d"),
+        ("label_maturity: {bank: 45d}\nmaintain: {lake: {scores: 72d}}", r"line 2, maintain.lake.scores: .* 73d or"),
+        ("promotion: race\nmaintain: {lake: {shadow: 7d}}", r"line 2, .*shadow: .*race.horizon \(14d\) .*for 28d"),
+        (
+            "maintain: {lake: {drift: 90d}}",
+            r"line 1, maintain.lake.drift: .*Can go: scores, rejected, shadow, external",
+        ),
+        ("span: month\nmaintain: {lake: {scores: 1d}}", r"line 1, span: 'month'"),
+    ],
+)
+def test_what_learning_and_races_read_is_kept(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "pipeline.yaml"
+    path.write_text(text)
+    with pytest.raises(DeclarationError, match=message):
+        Pipeline.load(path)
+
+
+def test_what_is_kept_as_long_as_it_is_read_may_go(tmp_path: Path) -> None:
+    path = tmp_path / "pipeline.yaml"
+    path.write_text("promotion: race\nmaintain: {lake: {scores: 42d, shadow: 28d, rejected: 1d, external: 1d}}")
+    Pipeline.load(path)
+    path.write_text("maintain: {lake: {shadow: 1d}}")  # nothing races
+    Pipeline.load(path)
+
+
 def test_a_candidate_that_no_model_has_is_refused(tmp_path: Path) -> None:
     pipeline = load(tmp_path, "candidates: [linear, forrest]\n")
     with pytest.raises(DeclarationError, match=r"line 1, candidates\[1\]: 'forrest' is a candidate of no model"):

@@ -20,6 +20,7 @@ from batch.past import Needs
 from batch.read_only import Shelf
 from batch.retrain import Run
 from batch.score_batch import past_for, score_columns, score_table
+from batch.task_runs import Skipped
 from riskflow.bundle import Bundle
 from riskflow.errors import NotReady
 from riskflow.policy import Policy
@@ -80,13 +81,16 @@ def score(run: Run, wish: Wish) -> dict[str, Any]:
 
 
 def prepare(run: Run, wish: Wish) -> list[int]:
-    """Writes the events of each day for a backtest; returns the days."""
+    """Writes the events of each day for a backtest; returns the days. Skipped where there is no event."""
     bundle, needs = _chosen(run, wish)
     policy = Policy.load(Path(wish.policy)) if wish.policy else None
     if policy is not None:
         policy.check(run.plan)
     span = {"from_ms": wish.from_ms, "to_ms": wish.to_ms, "fold": wish.fold}
-    return backtest_parts.prepare(run, bundle, needs, policy=policy, segments=wish.segments, **span)
+    try:
+        return backtest_parts.prepare(run, bundle, needs, policy=policy, segments=wish.segments, **span)
+    except NotReady as empty:
+        raise Skipped(str(empty)) from None
 
 
 def _chosen(run: Run, wish: Wish) -> tuple[Bundle, Needs]:

@@ -69,18 +69,28 @@ def test_a_mistake_is_named_with_its_line(tmp_path: Path, text: str, message: st
     ],
 )
 def test_what_learning_and_races_read_is_kept(tmp_path: Path, text: str, message: str) -> None:
-    path = tmp_path / "pipeline.yaml"
-    path.write_text(text)
     with pytest.raises(DeclarationError, match=message):
-        Pipeline.load(path)
+        load(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("ramp: {hold: 1h}\nrace: {horizon: soon}", r"line 2, race\.horizon: 'soon' is not a number and a unit"),
+        ("race: {horizon: 2d}\nramp:\n  hold: long", r"line 3, ramp\.hold: 'long'"),
+        ("\nramp: {shares: [0.5, 0.1]}", r"line 2, ramp\.shares: \[0\.5, 0\.1\] do not rise"),
+        ("race: {meanwhile: sleep}", r"line 1, race\.meanwhile: invalid enum value 'sleep'"),
+        ("search: {trials: 3, warm_start: champoin}", r"line 1, search\.warm_start: 'champoin' is no alias"),
+    ],
+)
+def test_a_mistake_about_races_and_searches_is_named_with_its_line(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(DeclarationError, match=message):
+        load(tmp_path, text)
 
 
 def test_what_is_kept_as_long_as_it_is_read_may_go(tmp_path: Path) -> None:
-    path = tmp_path / "pipeline.yaml"
-    path.write_text("promotion: race\nmaintain: {lake: {scores: 42d, shadow: 28d, rejected: 1d, external: 1d}}")
-    Pipeline.load(path)
-    path.write_text("maintain: {lake: {shadow: 1d}}")  # nothing races
-    Pipeline.load(path)
+    load(tmp_path, "promotion: race\nmaintain: {lake: {scores: 42d, shadow: 28d, rejected: 1d, external: 1d}}")
+    load(tmp_path, "maintain: {lake: {shadow: 1d}}")  # nothing races
 
 
 def test_a_candidate_that_no_model_has_is_refused(tmp_path: Path) -> None:

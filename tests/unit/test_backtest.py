@@ -285,6 +285,15 @@ def test_a_forecast_is_kept_and_held_against_what_came(archived: Streamed, secon
     assert error["flipped_share"]["shown"] == 0
 
 
+def test_what_another_policy_or_other_events_would_do_replaces_no_forecast(second: Backtest, tmp_path: Path) -> None:
+    for change in ({}, {"policy": OF_FILE}, {"from_files": True}, {"policy": OF_FILE, "from_files": True}):
+        forecasts.keep(replace(second, about=replace(second.about, **change)), tmp_path)
+    kept = forecasts.kept(tmp_path, "card_fraud")
+    assert sorted((f["policy"] == OF_FILE, f["from_files"]) for f in kept) == [
+        (False, False), (False, True), (True, False), (True, True)
+    ]  # fmt: skip
+
+
 # ---- nothing is written ----------------------------------------------------------------------------------------------
 
 

@@ -32,7 +32,7 @@ from riskflow.names import checked
 if TYPE_CHECKING:
     from batch.pipeline import PipelineFile
 
-KINDS = ("archive", "labels", "retrain", "promote", "score_batch", "drift", "backtest", "maintain")
+KINDS = ("archive", "labels", "retrain", "promote", "score_batch", "drift", "backtest", "review", "maintain")
 LAKE, LABELS, CHALLENGER, CHAMPION, DRIFT = ASSETS = ("lake", "labels", "challenger", "champion", "drift")
 AT_ONCE, RACE, APPROVAL = "at_once", "race", "approval"
 WORKER, POD = "worker", "pod"
@@ -44,6 +44,7 @@ STEPS_OF = {  # the tasks of each DAG that it can have, in order; between approv
     "score_batch": ("score",),
     "drift": ("drift", "ask_retrain"),
     "backtest": ("prepare", "count_day", "join"),
+    "review": ("sample",),
     "maintain": ("mend", "compact", "drop_old_files", "drop_old_bundles", "drop_old_runs"),
 }  # fmt: skip
 GO_ON = ("judge", "compact", "drop_old_files")  # a task that failed before them does not stop them
@@ -67,6 +68,7 @@ class Dags(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     score_batch: Schedule = True
     drift: Schedule = True
     backtest: Schedule = True
+    review: Schedule = True
     maintain: Schedule = True
 
 

@@ -55,16 +55,16 @@ def review_step(
         return about
     shelf = Shelf(run.plan, run.conf)
     drawn = draw(scores, {v: shelf.policy(v) for v in scores["bundle"].unique().to_list()}, run.pipeline.file.review)
-    path = folder / f"{from_ms}-{to_ms}.parquet"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    drawn.write_parquet(temporary)
-    temporary.replace(path)
     chosen = drawn.filter(pl.col("why") != DECISION)
     if tell_kafka and len(chosen):
         from batch.produce import send  # whoever only learns from a sample needs no Kafka
 
         about["sent"] = send(_messages(run.names.review, chosen), run.conf.kafka).messages
+    path = folder / f"{from_ms}-{to_ms}.parquet"  # after it was sent: who tries again begins where the last one ended
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    drawn.write_parquet(temporary)
+    temporary.replace(path)
     return {**about, **dict(drawn["why"].value_counts().iter_rows()), "kept": str(path)}
 
 

@@ -249,7 +249,14 @@ def join(run: Run, asked: Asked) -> Summary:
     return backtest_parts.join(run).summary()
 
 
-# ---- watching, clearing away -----------------------------------------------------------------------------------------
+# ---- learning from people, watching, clearing away -----------------------------------------------------------------------------------------
+
+
+def sample(run: Run, asked: Asked) -> Summary:
+    """Draws uncertain and random events from what was scored since the last sample, for people to look at."""
+    from batch.review_sample import review_step
+
+    return review_step(run)
 
 
 def drift(run: Run, asked: Asked) -> Summary:
@@ -298,6 +305,6 @@ STEPS: dict[str, Function] = {
     f.__name__: f
     for f in (
         turn, archive, labels, ready, check, replay, train, judge, publish, race, ramp, guard, crown, score, prepare,
-        count_day, join, drift, mend, compact, drop_old_files, drop_old_bundles, drop_old_runs,
+        count_day, join, sample, drift, mend, compact, drop_old_files, drop_old_bundles, drop_old_runs,
     )
 }  # fmt: skip

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from batch.backtest import OF_BUNDLE, About, Backtest, backtest
+from batch.files import write_text
 from batch.forecasts import FOLDER, Summary, error, kept
 from batch.past import ACTION, BUNDLE, SCORE, UNDECIDED, past
 from batch.read_only import Shelf
@@ -47,10 +48,7 @@ def forecast_error(run: Run, shelf: Shelf, bundle: Bundle, tell: Progress | None
              (("forecast", told), ("shown", found))}  # fmt: skip
     out = {"usecase": run.plan.name, "bundle": bundle.version, **spans, "figures": error(told, found)}
     path = _path(run, bundle)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(out, indent=2) + "\n")
-    temporary.replace(path)
+    write_text(path, json.dumps(out, indent=2) + "\n")
     return {**out, "kept": str(path)}
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from batch.backtest import OF_BUNDLE, Backtest
+from batch.files import write_text
 
 FOLDER = "_backtests"
 HASH_CHARS = 12
@@ -30,10 +31,7 @@ def keep(found: Backtest, lake: Path) -> Path:
     bundle = str(about.bundle) if about.published else about.content_hash[:HASH_CHARS]
     kind = [*(["policy"] if about.policy != OF_BUNDLE else []), *(["files"] if about.from_files else [])]
     path = lake / FOLDER / about.usecase / f"{'-'.join([bundle, *map(_minute, span), *kind])}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(found.summary(), indent=2) + "\n")
-    temporary.replace(path)
+    write_text(path, json.dumps(found.summary(), indent=2) + "\n")
     return path
 
 

@@ -5,7 +5,6 @@ scored/<use case>/<version>/<from>-<to>.parquet      event_id, score, band, acti
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,6 +14,7 @@ from typing import Any
 import polars as pl
 
 from batch import backtest_parts
+from batch.files import whole
 from batch.importer import at_ms
 from batch.past import Needs
 from batch.read_only import Shelf
@@ -103,7 +103,5 @@ def _name(at: int | None) -> str:
 
 
 def _write(table: pl.DataFrame, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_suffix(f".{os.getpid()}.tmp")
-    table.write_parquet(fresh, compression="zstd")
-    fresh.replace(path)
+    with whole(path) as beside:
+        table.write_parquet(beside, compression="zstd")

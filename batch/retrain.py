@@ -27,6 +27,7 @@ import numpy as np
 import polars as pl
 
 from batch import checks, lake
+from batch.files import write_text
 from batch.fold import fold, stage_orders
 from batch.gates import Gate
 from batch.generations import FILES, Generations, base
@@ -282,7 +283,7 @@ def publish_run(run: Run, who: str = "retrain", why: str = "", alias: str = CHAM
     about = _published(published)
     note, text = run.folder / PUBLISHED, json.dumps(about)
     if not note.is_file() or note.read_text() != text:  # its time says which run published last
-        note.write_text(text)
+        write_text(note, text)
     _leave_card(run, published.version)
     return about
 

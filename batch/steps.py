@@ -249,7 +249,7 @@ def join(run: Run, asked: Asked) -> Summary:
     return backtest_parts.join(run).summary()
 
 
-# ---- learning from people, watching, clearing away -----------------------------------------------------------------------------------------
+# ---- people, watching, clearing away ---------------------------------------------------------------------------------
 
 
 def sample(run: Run, asked: Asked) -> Summary:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.models_common import Json, UseCase, figures, open_registry, public_keys, shown_alias, table, user, version_of
+from cli.common import user
+from cli.models_common import Json, UseCase, figures, open_registry, public_keys, shown_alias, table, version_of
 
 if TYPE_CHECKING:
     from riskflow.moves import Move

@@ -42,16 +42,6 @@ def public_keys() -> PublicKeys:
     return load_public_keys(settings().keys_folder)
 
 
-def user() -> str:
-    """Who runs this."""
-    import getpass
-
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container without a name for its user
-        return "unknown"
-
-
 def version_of(registry: Registry, text: str) -> int:
     """A version, or where an alias stands; raises NotReady where it does not."""
     from riskflow.errors import NotReady

@@ -82,7 +82,7 @@ def _here(usecase: str, asked: dict[str, Any], shown: Progress) -> dict[str, Any
     from batch.pipeline_search import searching
     from batch.retrain import Run
     from batch.turn import alias_for
-    from cli.common import load_plan
+    from cli.common import load_plan, user
     from riskflow.settings import settings
 
     run = Run.of(load_plan(usecase), settings(), time.strftime("local-%Y%m%dT%H%M%S", time.gmtime()))
@@ -91,13 +91,4 @@ def _here(usecase: str, asked: dict[str, Any], shown: Progress) -> dict[str, Any
     pipeline = searching(run.pipeline, asked["trials"], asked["search_seconds"])
     run = replace(run, pipeline=pipeline, layer=asked["layer"])
     alias = alias_for(run, asked.get("alias"))
-    return retrain_here(run, shown.task, who=_user(), why=asked["why"] or "retrained by hand", alias=alias)
-
-
-def _user() -> str:
-    import getpass
-
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):
-        return "somebody"
+    return retrain_here(run, shown.task, who=user(), why=asked["why"] or "retrained by hand", alias=alias)

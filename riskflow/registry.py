@@ -28,13 +28,11 @@ from riskflow.moves import (
     MOST_BESIDE,
     RETIRED,
     Move,
-    Standing,
     check_alias,
     check_move,
     is_beside,
     live_at,
     previous_version,
-    standing,
     tag,
 )
 from riskflow.names import Names
@@ -77,10 +75,6 @@ class Registry:
         """The moves of aliases that point at a bundle; their signatures have not been checked."""
         found = _readable(self.client.hgetall(self.names.aliases))
         return {alias: move for alias, move in found.items() if move.version != RETIRED}
-
-    def roster(self, public_keys: PublicKeys) -> Standing:
-        """Where every alias stands, each signature checked; `refused` says which entries were not taken, and why."""
-        return standing(_words(self.client.hgetall(self.names.aliases)), public_keys, self.names)
 
     def champion(self) -> Move | None:
         return self.aliases().get(CHAMPION)

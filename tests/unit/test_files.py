@@ -23,9 +23,14 @@ def test_a_file_is_there_when_all_of_it_is(tmp_path: Path) -> None:
 def test_what_fails_half_way_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     write_text(path, "old")
-    with pytest.raises(RuntimeError), whole(path) as beside:
-        beside.write_text("half")
-        raise RuntimeError
+
+    def fails() -> None:
+        with whole(path) as beside:
+            beside.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fails()
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
 

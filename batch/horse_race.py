@@ -101,12 +101,6 @@ def run_race(run: Run, champion: Move, challengers: Sequence[Move]) -> dict[str,
     return verdict
 
 
-def kept_verdict(run: Run, champion: Move, challengers: Sequence[Move]) -> tuple[dict[str, Any], int] | None:
-    """The verdict of these moves and when it was made, in ms since 1970; None while the race is not over."""
-    kept = _kept(run, champion, challengers)
-    return (dict(json.loads(kept.read_text())), int(kept.stat().st_mtime * 1000)) if kept.is_file() else None
-
-
 def field_of(run: Run, champion: int, challengers: Sequence[int], costs: Costs | None = None) -> Field:
     """All mature events that the champion decided and every challenger scored."""
     events, mature_ms = _mature_events(run, costs)

@@ -7,12 +7,13 @@ drift has asked for it: then the world is gone in which the challenger was made.
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 
-from batch.horse_race import kept_verdict
+from batch import horse_race
 from batch.pipeline_dags import CHALLENGER, DRIFT, alias_of
 from batch.pipeline_promotion import JOIN, REPLACE
 from batch.retrain import Run
@@ -64,11 +65,11 @@ def _under_way(run: Run, registry: Registry, aliases: Mapping[str, Move]) -> str
     moves = [racing[v] for v in sorted(racing) if v != champion.version]
     if not all(_loads(run, registry, move.version) for move in moves):
         return ""
-    judged = kept_verdict(run, champion, moves)
-    if judged is None:
+    verdict = horse_race._kept(run, champion, moves)
+    if not verdict.is_file():
         return _still_racing(run, champion, moves)
-    verdict, at_ms = judged
-    return _rolling_out(run, registry, aliases, verdict["winner"], at_ms) if verdict["winner"] else ""
+    winner = json.loads(verdict.read_text())["winner"]
+    return _rolling_out(run, aliases, winner, int(verdict.stat().st_mtime * 1000)) if winner else ""
 
 
 def _still_racing(run: Run, champion: Move, moves: list[Move]) -> str:
@@ -82,13 +83,12 @@ def _still_racing(run: Run, champion: Move, moves: list[Move]) -> str:
     )
 
 
-def _rolling_out(run: Run, registry: Registry, aliases: Mapping[str, Move], winner: int, judged_ms: int) -> str:
-    """A winner is waited for while it is canary, and before that as long as a person may take to answer."""
+def _rolling_out(run: Run, aliases: Mapping[str, Move], winner: int, judged_ms: int) -> str:
+    """A winner is waited for while it is canary, and else as long as a person may take to answer."""
     if CANARY in aliases and aliases[CANARY].version == winner:
         return f"version {winner} has won its race and is being rolled out"
     until_ms = judged_ms + duration_ms(run.pipeline.file.answer_within)
-    taken_back = any(m.version == winner and m.at_ms >= judged_ms for m in registry.history(CANARY))
-    if taken_back or until_ms < time.time() * 1000:
+    if until_ms < time.time() * 1000:
         return ""
     return f"version {winner} has won its race, and its roll-out is waited for until {_when(until_ms)}"
 

@@ -133,11 +133,10 @@ def test_a_winner_is_waited_for_until_it_is_champion(racing: Racing) -> None:
     assert alias_for(racing.run, None) == "challenger"
 
 
-def test_a_winner_whose_canary_was_taken_back_is_not_waited_for(racing: Racing) -> None:
+def test_a_winner_that_challenges_no_more_is_not_waited_for(racing: Racing) -> None:
     racing.challenge()
-    racing.judge(2, days_ago=0.001)
-    racing.registry.move("canary", 2, share=0.1, **racing.by)
-    racing.registry.retire("canary", **racing.by)
+    racing.judge(2)
+    racing.registry.retire("challenger", **racing.by)
     assert alias_for(racing.run, None) == "challenger"
 
 

@@ -32,6 +32,8 @@ def follow(airflow: Airflow, usecase: str, run_id: str, tell: Tell) -> dict[str,
     if state != "success":
         raise RetrainFailed(_why(airflow, dag_id, run_id, tasks))
     published = airflow.result(dag_id, run_id, "publish")
+    if published is None:
+        raise RetrainFailed(_skipped(airflow, dag_id, run_id, tasks))
     verdict = airflow.result(dag_id, run_id, "judge") or {}
     return {**published, "run": run_id, **{n: verdict.get(n) for n in ("candidate", "metrics")}}
 
@@ -40,6 +42,16 @@ def _detail(task: Task) -> str:
     tried = f"try {task.try_number}" if task.try_number > 1 else ""
     label = task.label if task.label != str(task.map_index) else ""  # its number, before it has a name
     return " ".join(x for x in (label, tried, f"{task.duration_s:.1f} s" if task.duration_s else "") if x)
+
+
+def _skipped(airflow: Airflow, dag_id: str, run_id: str, tasks: list[Task]) -> str:
+    """Nothing failed and nothing was published: which task had nothing to go on with, and what can be done."""
+    task = next((task.name for task in tasks if task.state == "skipped"), "publish")
+    why = " A race is not over: --alias challenger takes the challenger's place, --alias challenger:NAME joins it."
+    return (
+        f"{dag_id}, run {run_id}: nothing was published, {task} was skipped.{why if task == 'turn' else ''} Its log: "
+        f"{airflow.url}/dags/{dag_id}/runs/{run_id}"
+    )
 
 
 def _why(airflow: Airflow, dag_id: str, run_id: str, tasks: list[Task]) -> str:

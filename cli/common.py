@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from riskflow.errors import RiskflowError
-from riskflow.plan import Plan
+
+if TYPE_CHECKING:  # every command reads this: nothing heavy here
+    from riskflow.plan import Plan
 
 
 def load_plan(usecase: str) -> Plan:
     """The checked plan of a use case in the configured folder."""
+    from riskflow.plan import Plan
     from riskflow.settings import settings
     from riskflow.usecase import load_usecase
 
@@ -38,3 +42,13 @@ def at_ms(text: str, option: str) -> int | None:
 
     day = len(text) == len("2026-03-01")
     return int(ms_of(pl.Series(option, [f"{text}T00:00:00Z" if day else text]))[0]) if text else None
+
+
+def user() -> str:
+    """Who runs this."""
+    import getpass
+
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container without a name for its user
+        return "unknown"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cli.common import user
 from cli.models_common import (
     Json,
     UseCase,
@@ -19,7 +20,6 @@ from cli.models_common import (
     report,
     shown_alias,
     table,
-    user,
     version_of,
 )
 
@@ -109,11 +109,7 @@ def promote(
     A version that becomes champion is taken off all its other aliases in the same moment.
     """
     registry = open_registry(usecase)
-    stood = registry.aliases()
-    report(_move(registry, alias, version, who, why, share), as_json)
-    gone = sorted(set(stood) - set(registry.aliases()))
-    if gone:
-        typer.echo(f"taken off with it: {', '.join(gone)}", err=True)
+    report(registry, _move(registry, alias, version, who, why, share), as_json)
 
 
 def retire(
@@ -128,7 +124,7 @@ def retire(
     from riskflow.settings import settings
 
     registry, key = open_registry(usecase), load_private_key(settings().keys_folder)
-    report(registry.retire(alias, who=who or user(), why=why, private_key=key), as_json)
+    report(registry, registry.retire(alias, who=who or user(), why=why, private_key=key), as_json)
 
 
 def rollback(
@@ -138,10 +134,18 @@ def rollback(
     usecase: UseCase = "card_fraud",
     as_json: Json = False,
 ) -> None:
-    """Point the champion at the version that it pointed at before. A canary or a shadow is taken off by `retire`."""
-    registry = open_registry(usecase)
-    version = registry.previous(alias, public_keys())
-    report(_move(registry, alias, version, who, why, None), as_json)
+    """Point the champion at the version that it pointed at before. A canary is taken off in the same moment.
+
+    A canary alone is taken off by `retire`; so is a shadow.
+    """
+    from riskflow.keys import load_private_key
+    from riskflow.settings import settings
+
+    registry, trusted = open_registry(usecase), public_keys()
+    _check_loadable(registry, registry.previous(alias, trusted))
+    key = load_private_key(settings().keys_folder)
+    move = registry.rollback(who=who or user(), why=why, private_key=key, public_keys=trusted, alias=alias)
+    report(registry, move, as_json)
 
 
 def keys() -> None:
@@ -158,17 +162,22 @@ def keys() -> None:
 
 
 def _move(registry: Registry, alias: str, version: int, who: str, why: str, share: float | None) -> Move:
-    """Moves the alias to a bundle that this code can load; anything else the workers would refuse anyway."""
-    from cli.common import load_plan
-    from riskflow.bundle import verify
     from riskflow.keys import load_private_key
     from riskflow.settings import settings
 
-    private_key, keys = load_private_key(settings().keys_folder), public_keys()
-    verify(registry.raw(version), keys, plan=load_plan(registry.names.usecase))
+    private_key = load_private_key(settings().keys_folder)
+    _check_loadable(registry, version)
     return registry.move(
-        alias, version, who=who or user(), why=why, private_key=private_key, public_keys=keys, share=share
+        alias, version, who=who or user(), why=why, private_key=private_key, public_keys=public_keys(), share=share
     )
+
+
+def _check_loadable(registry: Registry, version: int) -> None:
+    """Raises BundleRefused for a bundle that this code cannot load: the workers would refuse it anyway."""
+    from cli.common import load_plan
+    from riskflow.bundle import verify
+
+    verify(registry.raw(version), public_keys(), plan=load_plan(registry.names.usecase))
 
 
 def _refusal(raw: bytes, usecase: str) -> str:

@@ -43,16 +43,6 @@ def public_keys() -> PublicKeys:
     return load_public_keys(settings().keys_folder)
 
 
-def user() -> str:
-    """Who runs this."""
-    import getpass
-
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container without a name for its user
-        return "unknown"
-
-
 def version_of(registry: Registry, text: str) -> int:
     """A version, or where an alias stands; raises NotReady where it does not."""
     from riskflow.errors import NotReady
@@ -99,11 +89,14 @@ def table(head: list[str], rows: list[list[object]], nothing: str) -> None:
         Console().print(shown)
 
 
-def report(move: Move, as_json: bool) -> None:
-    """Where an alias points now."""
+def report(registry: Registry, move: Move, as_json: bool) -> None:
+    """The move, and on a terminal those that came with it: aliases that were taken off by it."""
+    from riskflow.moves import made_with
+
     if as_json:
         typer.echo(json.dumps(vars(move)))
         return
-    share = "" if move.share is None else f" for {move.share:.4g} of all"
-    stood, stands = (version or "nothing" for version in (move.previous, move.version))
-    typer.echo(f"{move.alias}: {stood} -> {stands}{share} (move {move.number}, {move.who})")
+    for made in made_with(move, registry.history()):
+        share = "" if made.share is None else f" for {made.share:.4g} of all"
+        stood, stands = (version or "nothing" for version in (made.previous, made.version))
+        typer.echo(f"{made.alias}: {stood} -> {stands}{share} (move {made.number}, {made.who})")

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from cli.models_common import Json, UseCase, open_registry, report, user
+from cli.common import user
+from cli.models_common import Json, UseCase, open_registry, report
 
 
 def rules(
@@ -27,5 +28,5 @@ def rules(
 
     registry, key = open_registry(usecase), load_private_key(settings().keys_folder)
     stored = registry.publish(rules_alone(load_plan(usecase)), key, who=who or user(), why=why, alias=alias)
-    report(registry.aliases()[alias], as_json)
+    report(registry, registry.aliases()[alias], as_json)
     typer.echo(f"version {stored.version} has no model", err=True)

@@ -70,6 +70,12 @@ def test_a_refusal_names_the_failed_gate_and_no_other() -> None:
     assert "rows" not in str(refusal.value)
 
 
+def test_a_retraining_that_waits_for_a_race_is_told_with_the_ways_to_have_it_now() -> None:
+    looks = [("success", [Task("turn", "skipped"), Task("archive", "skipped"), Task("publish", "skipped")])]
+    with pytest.raises(RetrainFailed, match=r"turn was skipped. A race is not over: --alias challenger"):
+        followed(looks)
+
+
 def test_a_failed_task_is_named_with_the_way_to_its_log() -> None:
     with pytest.raises(RetrainFailed, match=r"replay failed. Its log: http://airflow/dags/card_fraud_retrain/runs/r1"):
         followed([("failed", [Task("check", "success"), Task("replay", "failed")])])

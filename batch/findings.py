@@ -127,9 +127,10 @@ def decayed(
         review = now["at"].get("review") if now else None
         if review:
             then = promised.get("precision")
-            pairs.append((what, "precision of alerts", review["precision"], review["events"], then, alerts))
+            pairs.append((what, "precision of alerts", review["precision"], review["seen_on"], then, alerts))
     if measured:
-        pairs.append((MEASURED, "average precision", measured["ap"], measured["frauds"], promised.get("ap"), frauds))
+        ap, seen = measured["ap"], measured["frauds_seen"]
+        pairs.append((MEASURED, "average precision", ap, seen, promised.get("ap"), frauds))
     return [
         Finding(what, name, now, then)
         for what, name, now, size, then, size_then in pairs

@@ -89,18 +89,20 @@ def race(
     replicates: int = 2_000,
     metric: str = AVERAGE_PRECISION,
     money: Money | None = None,
+    weight: F8 | None = None,
     seed: int = 0,
 ) -> Result:
     """Judges all challengers on the same rows; raises ValueError where there are none.
 
-    fraud: 1 or 0; entity: a number for whom each row is about.
+    fraud: 1 or 0; entity: a number for whom each row is about; weight: how many events each stands for, None: one.
     """
     if not challengers or not len(fraud):
         raise ValueError("a race needs challengers and rows")
     names, number = np.unique(entity, return_inverse=True)
     statistics = [_statistic(e, fraud, metric, money) for e in (champion, *challengers)]
-    drawn = _drawn(statistics, number, len(names), replicates, np.random.default_rng(seed))
-    whole = [float(s(np.ones((1, len(fraud))))[0]) for s in statistics]
+    each = np.ones(len(fraud)) if weight is None else weight
+    drawn = _drawn(statistics, number, len(names), each, replicates, np.random.default_rng(seed))
+    whole = [float(s(each[None, :])[0]) for s in statistics]
     level, defrauded = alpha / len(challengers), len(np.unique(number[fraud > 0]))
     standings = [
         _standing(e.version, metric, whole[i], whole[0], drawn[i] - drawn[0], defrauded, level, margin)
@@ -129,7 +131,7 @@ def _standing(
     return Standing(version, metric, mine, its, difference, lower, upper, lower > margin)
 
 
-def _drawn(statistics: list[Statistic], number: Any, entities: int, replicates: int, rng: Any) -> list[F8]:
+def _drawn(statistics: list[Statistic], number: Any, entities: int, each: F8, replicates: int, rng: Any) -> list[F8]:
     """The statistics of every replicate.
 
     Weights are exponential (Rubin 1981, The Bayesian Bootstrap): nobody is left out whole, so no replicate is without
@@ -139,7 +141,7 @@ def _drawn(statistics: list[Statistic], number: Any, entities: int, replicates: 
     most = max(1, AT_ONCE // len(number))
     for start in range(0, replicates, most):
         size = min(most, replicates - start)
-        weights = rng.exponential(size=(size, entities))[:, number]
+        weights = rng.exponential(size=(size, entities))[:, number] * each
         for found, statistic in zip(out, statistics, strict=True):
             found.append(statistic(weights))
     return [np.concatenate(found) for found in out]

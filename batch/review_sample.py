@@ -20,9 +20,7 @@ import polars as pl
 
 from batch import lake
 from batch.lake import Seen
-from batch.training_set import Labels, TrainingSet
-from riskflow.columns import F8, Text
-from riskflow.evaluate import ID
+from riskflow.columns import F8, I8, Text
 from riskflow.policy import Numbers, uniform
 
 if TYPE_CHECKING:
@@ -119,15 +117,10 @@ def read_odds(run: Run, seen: Seen | None = None) -> dict[int, float]:
     return out
 
 
-def sampled(data: TrainingSet, labels: Labels, odds: Mapping[int, float]) -> TrainingSet:
-    """The sampled rows that somebody has spoken about, each standing for one over its odds."""
-    ids: Any = data.columns[ID]
-    hashes = ids.hashes()
-    chance = np.array([odds.get(h, 0.0) for h in hashes.tolist()])
-    kept = np.flatnonzero((chance > 0) & ~np.isnan(labels.of(hashes, np.nan)))
-    weight = (np.ones(len(data)) if data.weight is None else data.weight)[kept] / chance[kept]
-    chosen = data.rows(kept)
-    return TrainingSet(chosen.columns, chosen.fraud, weight)
+def stands_for(events: I8, said: F8, odds: Mapping[int, float]) -> F8:
+    """How many events each of these (by hash) stands for: one over its odds, 0 outside of the sample or unanswered."""
+    chance = np.array([odds.get(h, np.inf) for h in events.tolist()])
+    return np.where(np.isnan(said), 0.0, 1 / chance)
 
 
 def _messages(topic: str, chosen: pl.DataFrame) -> Iterator[Outgoing]:

@@ -50,6 +50,12 @@ class TrainingSet:
     def rate(self) -> float:
         return self.frauds / max(len(self), 1)
 
+    def standing_for(self, weight: F8) -> TrainingSet:
+        """The rows that stand for anything; none is weighted where each stands for itself alone."""
+        chosen = self.rows(weight > 0)
+        each = weight[weight > 0]
+        return TrainingSet(chosen.columns, chosen.fraud, None if (each == 1).all() else each)
+
     def rows(self, chosen: NDArray[Any]) -> TrainingSet:
         """The rows of a mask or of row numbers."""
         numbers = np.flatnonzero(chosen) if chosen.dtype == np.bool_ else chosen
@@ -160,7 +166,7 @@ class Terms:
     until_ms: int
     known_before_ms: int  # labels that became known later do not count
     label_sources: tuple[str, ...] = ()
-    declined: str = AS_LABELLED  # or WEIGHTED: batch/let_through.py
+    declined: str = WEIGHTED  # or AS_LABELLED: batch/let_through.py
     learn: str = ALL  # or SAMPLED: batch/review_sample.py
 
 

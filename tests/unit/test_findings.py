@@ -29,20 +29,30 @@ POLICY = {"review": 0.5, "decline": 0.9}
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 20), st.booleans()), min_size=1, max_size=60))
-def test_measured_quality_is_that_of_scikit_learn(rows: list[tuple[int, bool]]) -> None:
-    score, fraud = np.array([s / 20 for s, _ in rows]), np.array([float(f) for _, f in rows])
-    found = quality.quality(score, fraud, POLICY)
+@given(st.lists(st.tuples(st.integers(0, 20), st.booleans(), st.sampled_from([1, 5])), min_size=1, max_size=60))
+def test_measured_quality_is_that_of_scikit_learn(rows: list[tuple[int, bool, int]]) -> None:
+    score, fraud, weight = (np.array(column, float) for column in zip(*rows, strict=True))
+    score /= 20
+    found = quality.quality(score, fraud, POLICY, weight)
     flagged = score >= 0.5
-    assert (found.events, found.frauds) == (len(rows), fraud.sum())
+    assert (found.events, found.frauds) == (weight.sum(), (weight * fraud).sum())
     if fraud.any():
-        assert found.ap == pytest.approx(average_precision_score(fraud, score))
-        assert found.at["review"].recall == pytest.approx(recall_score(fraud, flagged))
+        assert found.ap == pytest.approx(average_precision_score(fraud, score, sample_weight=weight))
+        assert found.at["review"].recall == pytest.approx(recall_score(fraud, flagged, sample_weight=weight))
     else:
         assert found.ap is None
     if flagged.any():
-        assert found.at["review"].precision == pytest.approx(precision_score(fraud, flagged))
-    assert found.at["decline"].events == (score >= 0.9).sum()
+        assert found.at["review"].precision == pytest.approx(precision_score(fraud, flagged, sample_weight=weight))
+    assert found.at["decline"].events == weight[score >= 0.9].sum()
+
+
+def test_rows_that_stand_for_many_tell_no_more_than_they_are() -> None:
+    score, fraud = np.full(20, 0.7), np.repeat([1.0, 0.0], 10)
+    alike = quality.quality(score, fraud, POLICY, np.full(20, 50.0))
+    assert (alike.events, alike.at["review"].seen_on, alike.frauds_seen) == (1000, 20, 10)
+    one_heavy = quality.quality(score, fraud, POLICY, np.append(np.ones(19), 1000.0))
+    assert one_heavy.at["review"].seen_on < 1.1, "nearly all is told by one row"
+    assert one_heavy.frauds_seen == 10
 
 
 def test_calibrated_scores_tell_quality_without_labels() -> None:
@@ -150,7 +160,7 @@ PROMISED = {"ap": 0.7, "precision": 0.6, "recall": 0.5, "validation_frauds": 600
 
 
 def at(precision: float, events: int, ap: float = 0.7, frauds: float = 600) -> dict[str, Any]:
-    return {"ap": ap, "frauds": frauds, "at": {"review": {"precision": precision, "events": events}}}
+    return {"ap": ap, "frauds_seen": frauds, "at": {"review": {"precision": precision, "seen_on": events}}}
 
 
 @pytest.mark.parametrize(
@@ -165,7 +175,7 @@ def at(precision: float, events: int, ap: float = 0.7, frauds: float = 600) -> d
         (at(0.2, 500), at(0.2, 500, ap=0.3), [
             (ESTIMATED, "precision of alerts"), (MEASURED, "precision of alerts"), (MEASURED, "average precision"),
         ]),
-        (None, {"ap": None, "frauds": 0.0, "at": {}}, []),
+        (None, {"ap": None, "frauds_seen": 0.0, "at": {}}, []),
     ],
 )  # fmt: skip
 def test_decay_is_what_is_below_the_promise_by_more_than_noise(estimated: Any, measured: Any, expected: Any) -> None:

@@ -14,11 +14,10 @@ import pytest
 from batch import dataset, lake, review_sample
 from batch.pipeline_review import Review
 from batch.retrain import replay_frame
-from batch.review_sample import DECISION, RANDOM, UNCERTAIN, draw, read_odds, review_step, sampled, samples
-from batch.training_set import Labels, TrainingSet
+from batch.review_sample import DECISION, RANDOM, UNCERTAIN, draw, read_odds, review_step, samples, stands_for
+from batch.training_set import TrainingSet
 from riskflow.columns import Text
 from tests.unit.lake_cases import Streamed, ids, run_in, streamed
-from tests.unit.training_cases import rows
 
 POLICIES = {1: {"review": 0.5, "decline": 0.9}, 2: None}
 
@@ -80,15 +79,8 @@ def test_the_odds_correct_what_the_sample_says_of_all() -> None:
 
 
 def test_only_labelled_ones_of_the_sample_are_learned_from() -> None:
-    data = rows(5)
-    hashes = data.columns["_id"].hashes()  # type: ignore[union-attr]
-    order = np.argsort(hashes[[0, 1]])
-    labels = Labels(hashes[[0, 1]][order], np.array([1.0, 0.0])[order], np.zeros(2, np.int64))
-    data = TrainingSet(data.columns, np.array([1.0, 0, 0, 0, 0]))
-    found = sampled(data, labels, {int(hashes[0]): 0.1, int(hashes[1]): 1.0, int(hashes[2]): 1.0})
-    assert ids(found.columns) == ids(data.columns)[:2]
-    assert found.weight is not None
-    assert found.weight.tolist() == [10.0, 1.0]
+    events, said = np.arange(5), np.array([1.0, 0.0, np.nan, np.nan, 1.0])
+    assert stands_for(events, said, {0: 0.1, 1: 1.0, 2: 1.0}).tolist() == [10, 1, 0, 0, 0]
 
 
 # ---- the step --------------------------------------------------------------------------------------------------------
@@ -147,7 +139,7 @@ def test_a_set_that_was_learned_from_a_sample_is_made_again(
     table = pl.DataFrame({
         "event_id": ids(events), "occurred_at": events["at_ms"], "score": events["_score"], "bundle": 1,
         "action": [("approve", "review", "decline")[a] for a in np.asarray(events["_action"]).tolist()],
-        lake.EPOCH: 1, lake.OFFSET: np.arange(n), lake.PARTITION: 0,
+        lake.EPOCH: 1, lake.OFFSET: np.arange(n), lake.PARTITION: 0, "reasons": "[]",
     })  # fmt: skip
     write(run, table)
     file = msgspec.structs.replace(run.pipeline.file, review=Review(uncertain=0.05, random=0.5, learn="sampled"))

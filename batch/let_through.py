@@ -43,7 +43,7 @@ def read_decisions(run: Run, seen: Seen | None = None) -> Decisions:
     folder, names = run.conf.lake_folder, run.names
     wanted = [*lake.ROW_KEY, ID, lake.EPOCH, lake.PARTITION, lake.OFFSET, lake.ROW, "_action", "_bundle"]
     rows = lake.effective(lake.read_topic(folder, names.rows, wanted, seen and seen.upto(names.rows)))
-    declined = rows.filter(pl.col("_action") == DECLINE) if len(rows) else None
+    declined = rows.filter(pl.col("_action") == DECLINE) if "_action" in rows.columns else None
     scores = lake.read_topic(
         folder, names.scores, ["event_id", "reasons", "bundle", lake.EPOCH], seen and seen.upto(names.scores)
     )
@@ -67,7 +67,7 @@ def stands_for(events: I8, said: F8, decisions: Decisions) -> F8:
 
 
 def _let_through(scores: pl.DataFrame) -> pl.DataFrame | None:
-    if not len(scores):
+    if "reasons" not in scores.columns:  # there are none
         return None
     scores = scores.sort(lake.EPOCH, descending=True, maintain_order=True)
     last = scores.unique("event_id", keep="first", maintain_order=True)

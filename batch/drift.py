@@ -153,7 +153,8 @@ def look(
 
 def promised(bundle: Bundle) -> dict[str, Any]:
     """What the bundle showed when it was judged, on rows that it had not learned from."""
-    names = ("ap", "precision", "recall", "alerts_per_day", "validation_rows", "validation_frauds")
+    sizes = ("validation_rows", "validation_frauds", "validation_frauds_seen")
+    names = ("ap", "precision", "recall", "alerts_per_day", *sizes)
     return {name: bundle.metrics[name] for name in names if bundle.metrics.get(name) is not None}
 
 

@@ -120,7 +120,7 @@ def decayed(
     An average precision is taken for a share that was seen on the frauds (the binomial interval of Boyd, Eng and Page,
     Area Under the Precision-Recall Curve: Point Estimates and Confidence Intervals, 2013).
     """
-    frauds = promised.get("validation_frauds", 0)
+    frauds = promised.get("validation_frauds_seen", promised.get("validation_frauds", 0))
     alerts = promised.get("recall", 0.0) * frauds / promised["precision"] if promised.get("precision") else 0.0
     pairs: list[tuple[str, str, float | None, float, float | None, float]] = []
     for what, now in ((ESTIMATED, estimated), (MEASURED, measured)):

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from batch.weights import part, weights
 from riskflow.columns import F8, I8
 from riskflow.policy import DAY_MS
 
@@ -57,7 +58,7 @@ def estimated(score: F8, policy: Mapping[str, Any]) -> Quality:
 
 def quality(score: F8, fraud: F8, policy: Mapping[str, Any], weight: F8 | None = None) -> Quality:
     """fraud: 1 or 0, or the probability of it. weight: how many events each row stands for; None: one."""
-    each = np.ones(len(score)) if weight is None else weight
+    each = weights(weight, len(score))
     wanted = {action: policy[action] for action in ("review", "decline") if policy.get(action) is not None}
     at = {action: _at(score, fraud, threshold, each) for action, threshold in wanted.items()}
     frauds = each * fraud
@@ -82,7 +83,7 @@ def effective_rows(weight: F8, part: F8 | float = 1.0) -> float:
 
 def average_precision(score: F8, fraud: F8, weight: F8 | None = None) -> float | None:
     """The sum over thresholds of the gain in recall times precision, as scikit-learn has it; frauds may be parts."""
-    each = np.ones(len(score)) if weight is None else weight
+    each = weights(weight, len(score))
     total = float((each * fraud).sum())
     if not total:
         return None
@@ -100,7 +101,7 @@ def by_week(
     out = []
     for one in np.unique(week).tolist():
         mine = week == one
-        found = quality(score[mine], fraud[mine], policy, None if weight is None else weight[mine]).to_json()
+        found = quality(score[mine], fraud[mine], policy, part(weight, mine)).to_json()
         out.append({"from_ms": (one * WEEK_DAYS - MONDAY) * DAY_MS, **found})
     return out
 

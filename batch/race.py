@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from batch.resampling import Curve
+from batch.weights import weights
 from riskflow.columns import F8, I8
 from riskflow.policy import APPROVE, DECLINE
 
@@ -100,7 +101,7 @@ def race(
         raise ValueError("a race needs challengers and rows")
     names, number = np.unique(entity, return_inverse=True)
     statistics = [_statistic(e, fraud, metric, money) for e in (champion, *challengers)]
-    each = np.ones(len(fraud)) if weight is None else weight
+    each = weights(weight, len(fraud))
     drawn = _drawn(statistics, number, len(names), each, replicates, np.random.default_rng(seed))
     whole = [float(s(each[None, :])[0]) for s in statistics]
     level, defrauded = alpha / len(challengers), len(np.unique(number[fraud > 0]))

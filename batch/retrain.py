@@ -183,7 +183,8 @@ def _write_frame(run: Run, data: TrainingSet) -> Summary:
         maturity = f"{run.pipeline.maturity_ms // DAY_MS} d"
         raise CheckFailed(f"{run.plan.name}: no event is older than the maturity ({maturity})")
     data.write(run.folder / FRAME)
-    about = {"rows": len(data), "frauds": data.frauds, "from_ms": int(data.at_ms[0]), "to_ms": int(data.at_ms[-1])}
+    span = {"from_ms": int(data.at_ms[0]), "to_ms": int(data.at_ms[-1])}
+    about = {"rows": len(data), "events": data.events, "frauds": data.frauds, **span}
     (run.folder / DATA).write_text(json.dumps({**about, "profile": checks.profiles(run.plan, data)}))
     return about
 

@@ -13,6 +13,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from batch.history import text_column
+from batch.weights import part
 from riskflow.columns import F8, I8, Columns, Text, n_rows, take
 from riskflow.declare import Feed
 from riskflow.errors import DeclarationError
@@ -47,8 +48,14 @@ class TrainingSet:
         return int(self.fraud.sum())
 
     @property
+    def events(self) -> float:
+        """How many the rows stand for."""
+        return float(len(self) if self.weight is None else self.weight.sum())
+
+    @property
     def rate(self) -> float:
-        return self.frauds / max(len(self), 1)
+        """The share of frauds among the events that rows stand for."""
+        return float(np.average(self.fraud, weights=self.weight)) if len(self) else 0.0
 
     def standing_for(self, weight: F8) -> TrainingSet:
         """The rows that stand for anything; none is weighted where each stands for itself alone."""
@@ -59,8 +66,7 @@ class TrainingSet:
     def rows(self, chosen: NDArray[Any]) -> TrainingSet:
         """The rows of a mask or of row numbers."""
         numbers = np.flatnonzero(chosen) if chosen.dtype == np.bool_ else chosen
-        weight = None if self.weight is None else self.weight[numbers]
-        return TrainingSet(take(self.columns, numbers), self.fraud[numbers], weight)
+        return TrainingSet(take(self.columns, numbers), self.fraud[numbers], part(self.weight, numbers))
 
     def table(self) -> pl.DataFrame:
         """As it lies in Parquet."""

@@ -16,11 +16,13 @@ from batch import quality
 from batch.findings import ESTIMATED, INPUTS, MEASURED, MISSING, chance_of_each, decayed, drifted, features_of
 from batch.pipeline import Pipeline
 from batch.pipeline_watch import Watch
-from batch.profile import _numbers
+from batch.profile import entry_of, independent
 from batch.storm import Storm
-from riskflow.drift import Reference, count, places
+from riskflow.columns import Text
+from riskflow.declare import NUMBER
+from riskflow.drift import SCORE, Reference, count, places
 from riskflow.errors import DeclarationError
-from tests.unit.training_cases import DAY
+from tests.unit.training_cases import DAY, small_plan
 
 HOUR = DAY // 24
 POLICY = {"review": 0.5, "decline": 0.9}
@@ -99,7 +101,7 @@ def findings(rng: Any, watch: Watch, customers: int, rows_each: int, *, naive: b
     then, now = (world(rng, *size, **w) for size, w in (((80, 30), {**how, "shift": 0}), ((customers, rows_each), how)))
     samples = how["alike"] and not naive
     size = {"independent": 80.0} if samples else {}
-    reference = Reference.of({name: {**_numbers(column), **size} for name, column in then.items()})
+    reference = Reference.of({name: {**entry_of(NUMBER, column), **size} for name, column in then.items()})
     matrix = np.stack([now[n] for n in FEATURES], axis=1).astype(np.float32)
     table, score = reference.table(), np.zeros(len(matrix))
     count(places(reference, [("m", FEATURES)]), {"m": matrix}, score, np.arange(len(matrix)), table)
@@ -114,7 +116,7 @@ def test_noise_says_nothing_where_events_are_few() -> None:
     watch, rng = Watch(false_alarms=0.01), np.random.default_rng(0)
     alarms = sum(bool(findings(rng, watch, 50, 1, alike=False)) for _ in range(LOOKS))
     assert alarms <= 4  # one is expected
-    known = Reference.of({n: _numbers(c) for n, c in world(rng, 80, 30, alike=False).items()})
+    known = Reference.of({n: entry_of(NUMBER, c) for n, c in world(rng, 80, 30, alike=False).items()})
     table, matrix = known.table(), rng.normal(size=(50, len(FEATURES))).astype(np.float32)
     count(places(known, [("m", FEATURES)]), {"m": matrix}, np.zeros(50), np.arange(50), table)
     assert known.psi(table).max() > 0.2
@@ -134,6 +136,29 @@ def test_drift_is_found_and_only_where_it_is(alike: bool) -> None:
     watch, rng = Watch(), np.random.default_rng(2)
     for _ in range(10):
         assert findings(rng, watch, 400, 5, alike=alike, shift=2.5) == ["f3"]
+
+
+def test_a_world_that_stays_as_it_was_is_quiet_though_the_bundle_learned_from_a_sample() -> None:
+    """Of what is reviewed anyway the sample has all, of the rest a fiftieth: unweighted it is another world."""
+    watch, plan, rng = Watch(), small_plan(), np.random.default_rng(3)
+    live = np.round(rng.beta(0.3, 12, 50_000), 6)
+    odds = np.where(live > 0.2, 1.0, 0.02)
+    drawn = np.flatnonzero(rng.random(len(live)) < odds)
+    rows = {entity: Text.of_strings(f"{entity}{i}" for i in drawn) for entity in plan.entities}
+
+    def found(weight: Any) -> list[Any]:
+        entry = {
+            **entry_of(NUMBER, live[drawn], weight),
+            "independent": independent(plan, rows, [SCORE], weight)[SCORE],
+        }
+        reference = Reference.of({SCORE: entry})
+        table = reference.table()
+        count(places(reference, []), {}, live, np.arange(len(live)), table)
+        features = features_of(reference, table, np.array([5e4]), chance_of_each(watch, reference))
+        return drifted(watch, features)
+
+    assert found(1 / odds[drawn]) == []
+    assert [f.name for f in found(None)] == [SCORE]
 
 
 def test_a_share_that_is_suddenly_unknown_is_found() -> None:

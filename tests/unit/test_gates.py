@@ -217,6 +217,14 @@ def test_a_bundle_that_could_not_be_made_fails_the_gates_that_need_it(trained: T
     assert [g.name for g in found.verdict.failed] == [*names]
 
 
+def test_shares_of_a_group_are_those_of_the_events_that_its_rows_stand_for() -> None:
+    from batch.gates.segments import _figures
+
+    flagged, fraud = np.array([1, 0, 1, 0], bool), np.array([1, 1, 0, 0], bool)
+    found = _figures(flagged, fraud, np.array([1.0, 9.0, 1.0, 3.0]))
+    assert found == {"genuine": 2, "frauds": 2, "false_positive_rate": 0.25, "recall": 0.1}
+
+
 # ---- resampling ------------------------------------------------------------------------------------------------------
 
 

@@ -14,6 +14,7 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from batch.compare import Beside
 from batch.gates import Gate
 from batch.gates.changes import Changes
 from batch.gates.custom import Custom
@@ -30,6 +31,7 @@ from batch.resampling import Curve, Groups, Paired, compare
 from batch.train import Span, Trained, train
 from batch.training_set import TrainingSet
 from riskflow.bundle import Bundle
+from riskflow.columns import Text
 from riskflow.policy import Policy, PolicyFile, Review
 from tests.unit.test_judge import pipeline
 from tests.unit.training_cases import DAY, START, rows, small_plan
@@ -217,12 +219,24 @@ def test_a_bundle_that_could_not_be_made_fails_the_gates_that_need_it(trained: T
     assert [g.name for g in found.verdict.failed] == [*names]
 
 
-def test_shares_of_a_group_are_those_of_the_events_that_its_rows_stand_for() -> None:
-    from batch.gates.segments import _figures
-
-    flagged, fraud = np.array([1, 0, 1, 0], bool), np.array([1, 1, 0, 0], bool)
-    found = _figures(flagged, fraud, np.array([1.0, 9.0, 1.0, 3.0]))
-    assert found == {"genuine": 2, "frauds": 2, "false_positive_rate": 0.25, "recall": 0.1}
+def test_shares_are_those_of_the_events_that_rows_stand_for() -> None:
+    rows = TrainingSet(
+        {"_id": Text.of_strings("abcd")}, np.array([1.0, 1.0, 0.0, 0.0]), weight=np.array([1.0, 9.0, 1.0, 3.0])
+    )
+    score, other = np.array([0.9, 0.1, 0.9, 0.1]), np.array([0.9, 0.1, 0.1, 0.1])
+    actions = np.array([1, 0, 1, 0]), np.array([1, 0, 0, 0])
+    case: Any = SimpleNamespace(
+        validation=rows, flagged=actions[0] > 0, groups=lambda _: {"all": np.arange(4)}, actions=lambda _: actions,
+        beside=Beside("", 1, rows, score, other),
+    )  # fmt: skip
+    found = Segments(by=["channel"], least_recall=0.5, fewest_frauds=1).judge(case)
+    assert not found.passed
+    [figures] = found.evidence["groups"].values()
+    assert (
+        figures == {"genuine": 2, "frauds": 2, "false_positive_rate": 0.25, "recall": 0.1} == found.evidence["overall"]
+    )
+    moved = Changes().judge(case).evidence
+    assert (moved["share"], moved["mean_difference"]) == pytest.approx((1 / 14, 0.8 / 14))
 
 
 # ---- resampling ------------------------------------------------------------------------------------------------------

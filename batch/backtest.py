@@ -11,7 +11,7 @@ It can be done in parts (batch/backtest_parts.py): `count` of the days that `spl
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -23,6 +23,7 @@ from batch.replay import Progress
 from batch.retrain import Run
 from batch.score_batch import past_for, score_columns
 from batch.tally import HUNDREDTHS, Cell, Tally, tally
+from batch.training_set import WEIGHT
 from riskflow.bundle import Bundle
 from riskflow.columns import F8, Columns
 from riskflow.declare import NUMBER
@@ -33,6 +34,8 @@ from riskflow.policy import ACTIONS, APPROVE, DAY_MS, DECLINE, REVIEW, Numbers, 
 from riskflow.scoring import Scorer
 
 TRUTHS = {GENUINE: "genuine", FRAUD: "fraud", UNKNOWN: "unknown"}
+ACTED = (APPROVE, REVIEW, DECLINE)  # not UNDECIDED
+Kind = tuple[int, int]  # action and truth
 OF_BUNDLE, OF_FILE = "the bundle", "a file, its wishes resolved on the very rows of this backtest"
 
 
@@ -110,24 +113,29 @@ class Backtest:
         }  # fmt: skip
 
     def figures(self, of: Tally, side: str) -> dict[str, Any]:
-        """Alerts, frauds and money. side: `action`, the backtest's decisions, or `live`."""
-        events: Counter[tuple[int, int]] = Counter()
-        lost: Counter[tuple[int, int]] = Counter()
-        for cell, n in of.events.items():
-            kind = getattr(cell, side), cell.truth
-            events[kind] += n
-            lost[kind] += of.lost_hundredths[cell]
-        reviews, declines = (sum(events[action, truth] for truth in TRUTHS) for action in (REVIEW, DECLINE))
-        frauds = sum(events[action, FRAUD] for action in (APPROVE, REVIEW, DECLINE))
-        missed = events[APPROVE, FRAUD]
+        """Alerts of all events; frauds, shares and money of those that the known ones stand for.
+
+        side: `action`, the backtest's decisions, or `live`.
+        """
+        events: Counter[int] = Counter()  # by action
+        known: dict[Kind, float] = defaultdict(float)
+        lost: dict[Kind, float] = defaultdict(float)
+        for cell, n in sorted(of.events.items()):  # sorted: the sum of shares depends on their order
+            action = getattr(cell, side)
+            events[action] += n
+            known[action, cell.truth] += n * cell.stands_for
+            lost[action, cell.truth] += of.lost_hundredths[cell] * cell.stands_for
+        frauds, missed = sum(known[action, FRAUD] for action in ACTED), known[APPROVE, FRAUD]
+        unknown = sum(n for cell, n in of.events.items() if getattr(cell, side) in ACTED and cell.truth == UNKNOWN)
         return {
-            "events": of.events.total(), "frauds": frauds, "caught": frauds - missed, "missed": missed,
-            "not_mature": sum(events[action, UNKNOWN] for action in (APPROVE, REVIEW, DECLINE)),
-            "alerts_per_day": (reviews + declines) / self.days,
-            "reviews_per_day": reviews / self.days, "declines_per_day": declines / self.days,
-            "flagged": _quality(events, (REVIEW, DECLINE), frauds),
-            "review": _quality(events, (REVIEW,), frauds), "decline": _quality(events, (DECLINE,), frauds),
-            "cost": _cost(self.about.costs, events, lost),
+            "events": of.events.total(), "frauds": _whole(frauds), "caught": _whole(frauds - missed),
+            "missed": _whole(missed), "unknown": unknown,
+            "alerts_per_day": (events[REVIEW] + events[DECLINE]) / self.days,
+            "reviews_per_day": events[REVIEW] / self.days, "declines_per_day": events[DECLINE] / self.days,
+            "flagged": _quality(events, known, (REVIEW, DECLINE), frauds),
+            "review": _quality(events, known, (REVIEW,), frauds),
+            "decline": _quality(events, known, (DECLINE,), frauds),
+            "cost": _cost(self.about.costs, known, lost),
         }  # fmt: skip
 
     def _beside_live(self, decided: Tally) -> dict[str, Any] | None:
@@ -220,15 +228,17 @@ def under(bundle: Bundle, numbers: Numbers) -> Bundle:
 
 
 def resolved(plan: Plan, policy: Policy, bundle: Bundle, columns: Columns) -> Numbers:
-    """The policy's wishes as numbers, on those of the events that are mature and could be scored."""
+    """The policy's wishes as numbers, on those of the events whose truth is known and that could be scored."""
     score: F8 = score_columns(Scorer(plan, bundle), columns).score
     truth = np.asarray(columns[TRUTH])
     rows = np.flatnonzero((truth != UNKNOWN) & ~np.isnan(score))
     if not len(rows):
         raise RiskflowError(
-            f"{policy.path}: no event of the span is mature, so no wish can be resolved. Choose an earlier --to"
+            f"{policy.path}: of no event of the span the truth is known, so no wish can be resolved. Choose an "
+            "earlier --to"
         )
-    return policy.resolve(score[rows], truth[rows], np.asarray(columns[TIME])[rows])
+    weight = np.asarray(columns[WEIGHT])[rows]
+    return policy.resolve(score[rows], truth[rows], np.asarray(columns[TIME])[rows], weight)
 
 
 def _check_fields(plan: Plan, names: Sequence[str]) -> None:
@@ -254,21 +264,30 @@ def _flip_name(live: int, action: int) -> str:
     return f"{ACTIONS[live]} -> {ACTIONS[action]}"
 
 
-def _quality(events: Mapping[tuple[int, int], int], actions: Sequence[int], frauds: int) -> dict[str, Any]:
-    """Precision and recall of these actions, over mature events."""
-    hits, wrong = (sum(events[action, truth] for action in actions) for truth in (FRAUD, GENUINE))
-    found = sum(events[action, truth] for action in actions for truth in TRUTHS)
-    return {"events": found, "frauds": hits, "precision": _share(hits, hits + wrong), "recall": _share(hits, frauds)}
+def _quality(
+    events: Mapping[int, int], known: Mapping[Kind, float], actions: Sequence[int], frauds: float
+) -> dict[str, Any]:
+    """Precision and recall of these actions, over events whose truth is known."""
+    hits, wrong = (sum(known[action, truth] for action in actions) for truth in (FRAUD, GENUINE))
+    return {
+        "events": sum(events[action] for action in actions), "frauds": _whole(hits),
+        "precision": _share(hits, hits + wrong), "recall": _share(hits, frauds),
+    }  # fmt: skip
 
 
-def _cost(costs: Costs | None, events: Mapping[tuple[int, int], int], lost: Mapping[tuple[int, int], int]) -> Any:
-    """What mature events cost: missed frauds, reviews, genuine ones declined."""
+def _whole(events: float) -> float:
+    """As a whole number where it is one: events that stand for more than themselves alone need not be."""
+    return int(events) if events == int(events) else round(events, 2)
+
+
+def _cost(costs: Costs | None, known: Mapping[Kind, float], lost: Mapping[Kind, float]) -> Any:
+    """What events whose truth is known cost: missed frauds, reviews, genuine ones declined."""
     if costs is None:
         return None
     each = costs.missed_fraud
-    missed = lost[APPROVE, FRAUD] / HUNDREDTHS if isinstance(each, str) else events[APPROVE, FRAUD] * each
-    reviews = (events[REVIEW, FRAUD] + events[REVIEW, GENUINE]) * costs.review
-    wrong = events[DECLINE, GENUINE] * costs.wrong_decline
+    missed = lost[APPROVE, FRAUD] / HUNDREDTHS if isinstance(each, str) else known[APPROVE, FRAUD] * each
+    reviews = (known[REVIEW, FRAUD] + known[REVIEW, GENUINE]) * costs.review
+    wrong = known[DECLINE, GENUINE] * costs.wrong_decline
     parts = {"missed_fraud": missed, "review": reviews, "wrong_decline": wrong}
     return {**{k: round(v, 2) for k, v in parts.items()}, "total": round(sum(parts.values()), 2)}
 

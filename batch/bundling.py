@@ -11,8 +11,9 @@ import numpy as np
 
 from batch.export import to_onnx
 from batch.flatten import flatten
+from batch.weights import counted, part, quantiles
 from riskflow.bundle import CARD, EXPECTED, GOLDEN, Bundle, check_golden
-from riskflow.columns import Columns, n_rows, take
+from riskflow.columns import F8, Columns, n_rows, take
 from riskflow.declare import CATEGORY, TEXT
 from riskflow.plan import MODEL, TIME, Plan
 from riskflow.policy import SCORE, Numbers, Policy, rule_conditions
@@ -113,17 +114,22 @@ def needed(plan: Plan, layers: Iterable[Mapping[str, Any]], policy_numbers: Numb
     return dict(sorted(found.items()))
 
 
-def usual_values(plan: Plan, values: Mapping[str, Any], genuine: Any) -> dict[str, float | None]:
-    """What is usual for each model input: the median over genuine rows, the most frequent code of a category."""
-    return {name: _usual(plan, name, np.asarray(column)[genuine]) for name, column in values.items()}
+def usual_values(
+    plan: Plan, values: Mapping[str, Any], genuine: Any, weight: F8 | None = None
+) -> dict[str, float | None]:
+    """What is usual for each model input: the median over genuine rows, the most frequent code of a category.
+
+    weight: how many events each of the genuine rows stands for.
+    """
+    return {name: _usual(plan, name, np.asarray(column)[genuine], weight) for name, column in values.items()}
 
 
-def _usual(plan: Plan, name: str, column: Any) -> float | None:
+def _usual(plan: Plan, name: str, column: Any, weight: F8 | None) -> float | None:
     if plan.nodes[name].type.kind in (CATEGORY, TEXT):
-        codes, counts = np.unique(column, return_counts=True)
+        codes, counts = counted(column, weight)
         return float(codes[counts.argmax()]) if len(codes) else None
-    known = column[~np.isnan(column)]
-    return float(np.median(known)) if len(known) else None
+    known = ~np.isnan(column)
+    return float(quantiles(column[known], 0.5, part(weight, known))) if known.any() else None
 
 
 def plain(value: Any) -> Any:

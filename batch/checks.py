@@ -14,12 +14,13 @@ import numpy as np
 import polars as pl
 
 from batch import lake
-from batch.field_profile import Profile, profile_of, psi
 from batch.gates.base import Gate, bounds_in_words
 from batch.metrics import days
 from batch.pipeline_checks import Checks, FieldCheck, Range
+from batch.profile import Entry, entry_of, psi_of
 from batch.training_set import TrainingSet
-from riskflow.columns import Text
+from batch.weights import part
+from riskflow.columns import F8, Text
 from riskflow.declare import CATEGORY, FLAG, NUMBER, TEXT
 from riskflow.evaluate import ID, TIME
 from riskflow.names import Names
@@ -27,6 +28,7 @@ from riskflow.plan import Plan
 
 RESULTS = "checks.json"
 FIRST = "there is no earlier training set"
+VALUES, KNOWN = "values", "known"  # of a field, each with a profile
 
 
 def check_amount(data: TrainingSet, checks: Checks) -> list[Gate]:
@@ -47,15 +49,15 @@ def check_fields(plan: Plan, data: TrainingSet, checks: Checks) -> list[Gate]:
         column, wanted = data.columns[name], checks.fields.get(name, FieldCheck())
         if wanted.missing is not None or not kind.optional:
             most = checks.missing if wanted.missing is None else Range(most=wanted.missing)
-            out.append(_ranged(f"missing {name}", round(missing_share(column), 6), most))
+            out.append(_ranged(f"missing {name}", round(missing_share(column, data.weight), 6), most))
         if (wanted.least, wanted.most) != (None, None):
-            out.append(_inside(name, column, wanted))
+            out.append(_inside(name, column, wanted, data.weight))
     return out
 
 
 def check_inputs(data: TrainingSet, checks: Checks, names: list[str]) -> Gate:
     """The input of a model that is missing most often."""
-    shares = {name: missing_share(data.columns[name]) for name in names}
+    shares = {name: missing_share(data.columns[name], data.weight) for name in names}
     worst = max(shares, key=lambda name: shares[name], default="no input")
     share = shares.get(worst, 0.0)
     most = dict(sorted(shares.items(), key=lambda item: -item[1])[:10])
@@ -66,18 +68,24 @@ def check_against_last(plan: Plan, data: TrainingSet, checks: Checks, last: Mapp
     """Events a day and the shape of each field beside the last training set (its data.json)."""
     if last is None or not len(data):
         return [Gate(name, True, FIRST, getattr(checks, name).words) for name in ("volume", "drift")]
-    usual = last["rows"] / days(np.array([last["from_ms"], last["to_ms"]]))
-    ratio = len(data) / days(data.at_ms) / usual
-    evidence = {"events_a_day": len(data) / days(data.at_ms), "last_events_a_day": usual, "last_run": last["run"]}
+    usual = last.get("events", last["rows"]) / days(np.array([last["from_ms"], last["to_ms"]]))
+    now = data.events / days(data.at_ms)
+    ratio, evidence = now / usual, {"events_a_day": now, "last_events_a_day": usual, "last_run": last["run"]}
     wanted = f"{checks.volume.words} times the last training set's events a day"
     out = [Gate("volume", checks.volume.holds(ratio), round(ratio, 4), wanted, evidence)]
-    for name, profile in last.get("profile", {}).items():
-        if name in data.columns:
+    for name, then in last.get("profile", {}).items():
+        if name in data.columns and VALUES in then:
             own = checks.fields.get(name, FieldCheck()).drift
             most = checks.drift if own is None else Range(most=own)
-            found = psi(profile, data.columns[name])
-            out.append(Gate(f"drift {name}", most.holds(found), round(found, 4), f"PSI {most.words}"))
+            moved = {what: psi_of(then[what], c, data.weight) for what, c in _aspects(data.columns[name]).items()}
+            found = float(np.nanmax([*moved.values()]))  # nothing known of its values: the other one tells
+            out.append(Gate(f"drift {name}", most.holds(found), round(found, 4), f"PSI {most.words}", moved))
     return out
+
+
+def _aspects(column: Any) -> dict[str, Any]:
+    """What may drift of a field: its values, where they are known, and whether they are."""
+    return {VALUES: column, KNOWN: (~_missing(column)).astype(np.float64)}
 
 
 def check_schema(plan: Plan, names: Names, folder: Path) -> Gate:
@@ -93,10 +101,16 @@ def check_schema(plan: Plan, names: Names, folder: Path) -> Gate:
     return Gate("schema", not wrong, found or f"{len(newest)} partitions as declared", wanted)
 
 
-def profiles(plan: Plan, data: TrainingSet) -> dict[str, Profile]:
-    """What each field of events looks like, for the next training to be held against."""
-    found = {n: profile_of(k.kind, data.columns[n]) for n, k in plan.scored.types.items() if n in data.columns}
-    return {name: profile for name, profile in found.items() if profile is not None}
+def profiles(plan: Plan, data: TrainingSet) -> dict[str, dict[str, Entry]]:
+    """What each field of events looks like, for the next training to be held against; texts have no bins."""
+    kinds = {n: k.kind for n, k in plan.scored.types.items() if n in data.columns and k.kind != TEXT}
+    return {
+        name: {
+            what: entry_of(kind if what == VALUES else NUMBER, column, data.weight)
+            for what, column in _aspects(data.columns[name]).items()
+        }
+        for name, kind in kinds.items()
+    }
 
 
 def write_results(results: list[Gate], path: Path) -> None:
@@ -105,23 +119,27 @@ def write_results(results: list[Gate], path: Path) -> None:
     path.write_text(json.dumps({"passed": all(r.passed for r in results), "checks": about}, indent=2) + "\n")
 
 
-def missing_share(column: Any) -> float:
-    """Of a column's rows, those whose value is not known; 1 where there are no rows."""
-    if not len(column):
-        return 1.0
+def missing_share(column: Any, weight: F8 | None = None) -> float:
+    """Of the events, those whose value is not known; 1 where there are none. weight: how many each row stands for."""
+    return float(np.average(_missing(column), weights=weight)) if len(column) else 1.0
+
+
+def _missing(column: Any) -> Any:
     if isinstance(column, Text):
-        return float(column.missing().mean())
-    return float((column < 0).mean() if column.dtype == np.int32 else np.isnan(column).mean())
+        return column.missing()
+    return column < 0 if column.dtype == np.int32 else np.isnan(column)
 
 
 def _ranged(name: str, found: float, accepted: Range) -> Gate:
     return Gate(name, accepted.holds(found), found, accepted.words)
 
 
-def _inside(name: str, column: Any, wanted: FieldCheck) -> Gate:
-    known = column[~np.isnan(column)]
+def _inside(name: str, column: Any, wanted: FieldCheck, weight: F8 | None) -> Gate:
+    there = ~np.isnan(column)
+    known = column[there]
     low, high = (-np.inf if wanted.least is None else wanted.least), (np.inf if wanted.most is None else wanted.most)
-    share = float(((known < low) | (known > high)).mean()) if len(known) else 0.0
+    outside = (known < low) | (known > high)
+    share = float(np.average(outside, weights=part(weight, there))) if len(known) else 0.0
     found = f"{share:.4f} outside" + (f", values {known.min():g} to {known.max():g}" if len(known) else "")
     accepted = f"at most {wanted.outside:g} of values outside of {bounds_in_words(wanted.least, wanted.most)}"
     return Gate(f"range {name}", share <= wanted.outside, found, accepted)

@@ -26,7 +26,7 @@ import numpy as np
 from batch import quality
 from batch.files import write_text
 from batch.findings import INPUTS, MISSING, Feature, Finding, chance_of_each, decayed, drifted, features_of
-from batch.past import BUNDLE, GENUINE, UNKNOWN, archived_rows, truth
+from batch.past import BUNDLE, archived_rows, known_of
 from batch.past import SCORE as LIVE_SCORE
 from batch.pipeline_watch import Watch
 from batch.profile import independent
@@ -154,7 +154,8 @@ def look(
 
 def promised(bundle: Bundle) -> dict[str, Any]:
     """What the bundle showed when it was judged, on rows that it had not learned from."""
-    names = ("ap", "precision", "recall", "alerts_per_day", "validation_rows", "validation_frauds")
+    sizes = ("validation_rows", "validation_frauds", "validation_frauds_seen")
+    names = ("ap", "precision", "recall", "alerts_per_day", *sizes)
     return {name: bundle.metrics[name] for name in names if bundle.metrics.get(name) is not None}
 
 
@@ -189,8 +190,8 @@ def _of_rows(run: Run, bundle: Bundle, reference: Reference, blank: Look) -> Loo
         return replace(found, says="no event of that time was scored by it")
     score = np.asarray(whole[LIVE_SCORE])
     expected = quality.estimated(score[rows], bundle.policy).to_json()
-    mature = _mature(run, whole, np.flatnonzero(mine))
-    found = replace(found, estimated=expected, **_measured(whole, mature, bundle, window_ms))
+    measured = _measured(run, whole, np.flatnonzero(mine), bundle)
+    found = replace(found, estimated=expected, **measured)
     columns = take(whole, rows)
     sizes = independent(run.plan, columns, reference.names)
     table = table_of(reference, bundle, columns)
@@ -221,22 +222,17 @@ def table_of(reference: Reference, bundle: Bundle, columns: Columns) -> Table:
     return table
 
 
-def _mature(run: Run, whole: Columns, rows: Any) -> tuple[Any, Any]:
-    """Those of the rows whose truth is known, and the truth."""
-    found = truth(run, whole, rows)
-    return rows[found != UNKNOWN], (found[found != UNKNOWN] != GENUINE).astype(np.float64)
-
-
-def _measured(whole: Columns, mature: tuple[Any, Any], bundle: Bundle, window_ms: int) -> dict[str, Any]:
-    """Measured quality of the newest mature events, and of every week."""
-    rows, fraud = mature
+def _measured(run: Run, whole: Columns, rows: Any, bundle: Bundle) -> dict[str, Any]:
+    """Measured quality of the newest of these rows whose truth is known, and of every week."""
+    found = known_of(run, whole, rows)
+    rows, fraud, weight = rows[found.known], found.fraud[found.known], found.weight[found.known]
     if not len(rows):
         return {}
     at_ms, score = np.asarray(whole[TIME])[rows], np.asarray(whole[LIVE_SCORE])[rows]
-    newest = at_ms > at_ms.max() - window_ms
+    newest = at_ms > at_ms.max() - run.pipeline.file.watch.window_ms
     return {
-        "measured": quality.quality(score[newest], fraud[newest], bundle.policy).to_json(),
-        "weeks": quality.by_week(score, fraud, at_ms, bundle.policy),
+        "measured": quality.quality(score[newest], fraud[newest], bundle.policy, weight[newest]).to_json(),
+        "weeks": quality.by_week(score, fraud, at_ms, bundle.policy, weight),
     }
 
 

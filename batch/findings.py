@@ -120,16 +120,17 @@ def decayed(
     An average precision is taken for a share that was seen on the frauds (the binomial interval of Boyd, Eng and Page,
     Area Under the Precision-Recall Curve: Point Estimates and Confidence Intervals, 2013).
     """
-    frauds = promised.get("validation_frauds", 0)
+    frauds = promised.get("validation_frauds_seen", promised.get("validation_frauds", 0))
     alerts = promised.get("recall", 0.0) * frauds / promised["precision"] if promised.get("precision") else 0.0
     pairs: list[tuple[str, str, float | None, float, float | None, float]] = []
     for what, now in ((ESTIMATED, estimated), (MEASURED, measured)):
         review = now["at"].get("review") if now else None
         if review:
             then = promised.get("precision")
-            pairs.append((what, "precision of alerts", review["precision"], review["events"], then, alerts))
+            pairs.append((what, "precision of alerts", review["precision"], review["seen_on"], then, alerts))
     if measured:
-        pairs.append((MEASURED, "average precision", measured["ap"], measured["frauds"], promised.get("ap"), frauds))
+        ap, seen = measured["ap"], measured["frauds_seen"]
+        pairs.append((MEASURED, "average precision", ap, seen, promised.get("ap"), frauds))
     return [
         Finding(what, name, now, then)
         for what, name, now, size, then, size_then in pairs

@@ -21,7 +21,8 @@ from batch.pipeline_promotion import RaceFile
 from batch.race import COST, Entrant, Money, Result, race
 from batch.retrain import Run, collected
 from batch.shadow_scores import read_shadow_scores
-from batch.training_set import resolve_labels
+from batch.training_set import WEIGHT
+from batch.truth import terms_of, truth
 from riskflow.bundle import Bundle
 from riskflow.columns import Text
 from riskflow.durations import duration_ms
@@ -36,7 +37,8 @@ SCORE, ACTION = "score_{}", "action_{}"  # of a version
 
 @dataclass(frozen=True)
 class Field:
-    """Mature events that all have scored, in order of time; one column of scores and of actions for each version."""
+    """Events of which the truth is known and that all have scored, in order of time, with how many each stands for;
+    one column of scores and of actions for each version."""
 
     table: pl.DataFrame
     champion: int
@@ -60,7 +62,7 @@ class Field:
     def waits(self, rules: RaceFile) -> str:
         """What the race waits for; empty when it can be judged."""
         if not len(self.table):
-            return "no mature event was scored by the champion and all challengers"
+            return "no mature event of which the truth is known was scored by the champion and all challengers"
         frauds = int(self.table[FRAUD].sum())
         horizon_ms = duration_ms(rules.horizon)
         if self.mature_ms < self.begin_ms + horizon_ms:
@@ -75,6 +77,7 @@ class Field:
         return race(
             self.entrant(self.champion), others, self._column(FRAUD), self._column(ENTITY), alpha=rules.alpha,
             margin=rules.margin, replicates=rules.replicates, metric=rules.metric, money=money,
+            weight=self._column(WEIGHT),
         )  # fmt: skip
 
     def _column(self, name: str) -> Any:
@@ -102,21 +105,20 @@ def run_race(run: Run, champion: Move, challengers: Sequence[Move]) -> dict[str,
 
 
 def field_of(run: Run, champion: int, challengers: Sequence[int], costs: Costs | None = None) -> Field:
-    """All mature events that the champion decided and every challenger scored."""
-    events, mature_ms = _mature_events(run, costs)
+    """All events whose truth is known, that the champion decided and every challenger scored."""
+    events, mature_ms = _known_events(run, costs)
     scores = _side_by_side(run, champion, challengers)
     table = events.join(scores, on=EVENT, how="inner").sort(AT, EVENT) if len(scores) else events.clear()
     begin_ms = int(scores["occurred_at"].min()) if len(scores) else 0  # type: ignore[arg-type]
     return Field(table, champion, tuple(challengers), begin_ms, mature_ms)
 
 
-def _mature_events(run: Run, costs: Costs | None) -> tuple[pl.DataFrame, int]:
-    """One line for each event that had time to get its label, and the time before which events had."""
+def _known_events(run: Run, costs: Costs | None) -> tuple[pl.DataFrame, int]:
+    """One line for each event whose truth is known, and the time before which events had time to get their label."""
     rows = collected(run)
-    labels = resolve_labels(run.plan, rows, run.pipeline.file.label_sources)
-    at_ms = np.asarray(rows[TIME])
-    mature_ms = int(at_ms.max()) - run.pipeline.maturity_ms + 1
-    chosen = np.flatnonzero((np.asarray(rows[KIND]) == 0) & (at_ms < mature_ms))
+    chosen = np.flatnonzero(np.asarray(rows[KIND]) == 0)
+    found = truth(run, rows, chosen)
+    chosen, fraud, weight = chosen[found.known], found.fraud[found.known], found.weight[found.known]
     ids, entity = _texts(rows[ID]).take(chosen), _texts(rows[run.plan.entities[0]]).take(chosen)
     lost: Any = np.zeros(len(chosen))
     if costs is not None:
@@ -124,11 +126,11 @@ def _mature_events(run: Run, costs: Costs | None) -> tuple[pl.DataFrame, int]:
         lost = np.nan_to_num(np.asarray(rows[each], np.float64)[chosen]) if isinstance(each, str) else lost + each
     table = pl.DataFrame(
         {
-            EVENT: ids.strings(), AT: at_ms[chosen], ENTITY: entity.hashes(), FRAUD: labels.of(ids.hashes(), 0.0),
-            LOST: lost,
+            EVENT: ids.strings(), AT: np.asarray(rows[TIME])[chosen], ENTITY: entity.hashes(), FRAUD: fraud,
+            WEIGHT: weight, LOST: lost,
         }
     )  # fmt: skip
-    return table.unique(EVENT, keep="first", maintain_order=True), mature_ms
+    return table.unique(EVENT, keep="first", maintain_order=True), terms_of(run, rows).until_ms
 
 
 def _side_by_side(run: Run, champion: int, challengers: Sequence[int]) -> pl.DataFrame:

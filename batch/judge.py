@@ -27,8 +27,10 @@ from batch.gates.case import Case
 from batch.pipeline import Pipeline
 from batch.pipeline_checks import Checks
 from batch.profile import profile_of
+from batch.quality import effective_rows
 from batch.train import Trained, input_values, outside_inputs
 from batch.training_set import TrainingSet
+from batch.weights import part, weights
 from riskflow.bundle import Bundle, check_golden
 from riskflow.columns import F8, Text
 from riskflow.errors import BundleRefused
@@ -118,17 +120,18 @@ def measure(plan: Plan, rows: TrainingSet, score: F8, numbers: Numbers, top_k: i
     assert isinstance(ids, Text)
     return {
         **metrics.ranking(score, rows.fraud, rows.weight),
-        "cp_at_k": metrics.card_precision(score, rows.fraud, ids.hashes(), rows.at_ms, top_k),
+        "cp_at_k": metrics.card_precision(score, rows.fraud, ids.hashes(), rows.at_ms, top_k, rows.weight),
         "top_k": top_k,
         **metrics.at_threshold(score, rows.fraud, rows.at_ms, numbers["review"], rows.weight),
-        "lift_top_1": metrics.lift(score, rows.fraud),
+        "lift_top_1": metrics.lift(score, rows.fraud, weight=rows.weight),
     }
 
 
-def _sizes(data: TrainingSet, validation: TrainingSet) -> dict[str, int]:
+def _sizes(data: TrainingSet, validation: TrainingSet) -> dict[str, float]:
     return {
         "train_rows": len(data), "train_frauds": data.frauds,
         "validation_rows": len(validation), "validation_frauds": validation.frauds,
+        "validation_frauds_seen": effective_rows(weights(validation.weight, len(validation)), validation.fraud),
     }  # fmt: skip
 
 
@@ -156,7 +159,8 @@ def _comparison(plan: Plan, beside: Beside, numbers: Numbers, champion: Bundle |
         return Comparison(beside.basis, beside.version)
     policies = (numbers, champion.policy)
     mine, its = (measure(plan, rows, s, p, top_k) for s, p in zip((beside.score, beside.other), policies, strict=True))
-    moved = metrics.difference(beside.score, beside.other, *(p["review"] for p in policies))
+    thresholds = numbers["review"], champion.policy["review"]
+    moved = metrics.difference(beside.score, beside.other, *thresholds, rows.weight)
     return Comparison(beside.basis, beside.version, len(rows), mine, its, moved)
 
 
@@ -177,13 +181,16 @@ def _bundle(
     """The bundle and the gate of its golden rows; both are checked while it is made."""
     values = input_values(plan, data.columns, best.dictionaries, best.transferred)
     score = Calibration.of(points)(best.outputs)
+    genuine = data.fraud == 0
     newest = validation.rows(np.arange(max(0, len(validation) - GOLDEN_FROM), len(validation)))
     wanted = "the same bytes in blocks of 1, 2, 7, 64 and 512"
     try:
         bundle = build_bundle(
             plan, models=best.models, policy_numbers=numbers, golden_columns=newest.columns, calibration=points,
-            dictionaries=best.dictionaries, reference=usual_values(plan, values, data.fraud == 0),
-            profile=profile_of(plan, values, data.columns, score, validation.columns),
+            dictionaries=best.dictionaries, reference=usual_values(plan, values, genuine, part(data.weight, genuine)),
+            profile=profile_of(
+                plan, values, data.columns, score, validation.columns, data.weight, validation.weight
+            ),
             describe=lambda scorer: evidence(plan, scorer, best, validation, score, numbers),
             metrics={"candidate": best.candidate, **best.notes, **figures},
             data={**data_version(data), **(about or {})}, parent=champion.version if champion else None,

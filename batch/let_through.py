@@ -2,7 +2,7 @@
 
 A declined event gets no label, and silence about it does not mean genuine. Where a policy lets a share through, those
 stand for all that the score declined: each weighs one over its share (inverse propensity: Horvitz and Thompson, 1952),
-and the declined ones themselves are left out. What a bundle declined that let nobody through is left out unless a label
+and the declined ones themselves say nothing. What a bundle declined that let nobody through says nothing unless a label
 says what it was. The share stands in the archived score, in words (riskflow/policy.py).
 """
 
@@ -17,7 +17,6 @@ import polars as pl
 
 from batch import lake
 from batch.lake import Seen
-from batch.training_set import Labels, TrainingSet
 from riskflow.columns import F8, I8, Text
 from riskflow.evaluate import ID
 from riskflow.policy import DECLINE, LET_THROUGH
@@ -44,7 +43,7 @@ def read_decisions(run: Run, seen: Seen | None = None) -> Decisions:
     folder, names = run.conf.lake_folder, run.names
     wanted = [*lake.ROW_KEY, ID, lake.EPOCH, lake.PARTITION, lake.OFFSET, lake.ROW, "_action", "_bundle"]
     rows = lake.effective(lake.read_topic(folder, names.rows, wanted, seen and seen.upto(names.rows)))
-    declined = rows.filter(pl.col("_action") == DECLINE) if len(rows) else None
+    declined = rows.filter(pl.col("_action") == DECLINE) if "_action" in rows.columns else None
     scores = lake.read_topic(
         folder, names.scores, ["event_id", "reasons", "bundle", lake.EPOCH], seen and seen.upto(names.scores)
     )
@@ -55,25 +54,23 @@ def read_decisions(run: Run, seen: Seen | None = None) -> Decisions:
     return Decisions(ids, by.astype(np.int64), let_ids, share.astype(np.float64), bundles)
 
 
-def weighted(data: TrainingSet, labels: Labels, decisions: Decisions) -> TrainingSet:
-    """The rows that say something about what the score declines, each with how many events it stands for."""
-    ids: Any = data.columns[ID]
-    hashes = ids.hashes()
-    weight, kept = np.ones(len(data)), np.ones(len(data), np.bool_)
-    let, at = _find(decisions.let, hashes)
-    weight[let] = 1 / decisions.share[at[let]]
-    declined, at = _find(decisions.declined, hashes)
-    tried = np.zeros(len(data), np.bool_)
+def stands_for(events: I8, said: F8, decisions: Decisions) -> F8:
+    """How many events each of these (by hash) stands for; 0: it says nothing. said: its label, NaN without one."""
+    weight = np.ones(len(events))
+    declined, at = _find(decisions.declined, events)
+    tried = np.zeros(len(events), np.bool_)
     tried[declined] = np.isin(decisions.by[at[declined]], decisions.lets_through)
-    kept[declined & tried & ~let] = False
-    kept[declined & ~tried & np.isnan(labels.of(hashes, np.nan))] = False
-    return TrainingSet(data.columns, data.fraud, weight).rows(kept)
+    weight[declined & (tried | np.isnan(said))] = 0.0
+    let, at = _find(decisions.let, events)
+    weight[let] = 1 / decisions.share[at[let]]
+    return weight
 
 
 def _let_through(scores: pl.DataFrame) -> pl.DataFrame | None:
-    if not len(scores):
+    if "reasons" not in scores.columns:  # there are none
         return None
-    last = scores.sort(lake.EPOCH, descending=True, maintain_order=True).unique("event_id", maintain_order=True)
+    scores = scores.sort(lake.EPOCH, descending=True, maintain_order=True)
+    last = scores.unique("event_id", keep="first", maintain_order=True)
     found = last.with_columns(share=pl.col("reasons").str.extract(_SHARE).cast(pl.Float64))
     return found.filter(pl.col("share").is_not_null())
 

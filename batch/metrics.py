@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from batch.weights import part, taken, weights
 from riskflow.columns import F8, I8
 from riskflow.policy import DAY_MS
 
@@ -23,30 +24,33 @@ def ranking(score: F8, fraud: F8, weight: F8 | None = None) -> dict[str, float |
     return {"auc": float(auc), "ap": float(ap)}
 
 
-def card_precision(score: F8, fraud: F8, card: I8, at_ms: I8, k: int) -> float:
+def card_precision(score: F8, fraud: F8, card: I8, at_ms: I8, k: int, weight: F8 | None = None) -> float:
     """Mean over days of the share of frauds among the k highest cards; a card that was found is out on later days.
 
-    Source: Le Borgne et al., Reproducible Machine Learning for Credit Card Fraud Detection, chapter 4.
+    A card stands for as many cards as its highest row does for events. Source: Le Borgne et al., Reproducible Machine
+    Learning for Credit Card Fraud Detection, chapter 4.
     """
     day = at_ms // DAY_MS
     found = np.zeros(0, np.int64)
     shares = []
     for today in np.unique(day):
         rows = np.flatnonzero((day == today) & ~np.isin(card, found))
-        hits = _cards_found(score[rows], fraud[rows], card[rows], k)
-        found = np.concatenate([found, hits])
-        shares.append(len(hits) / k)
+        cards, hits = _cards_found(score[rows], fraud[rows], card[rows], k, weights(part(weight, rows), len(rows)))
+        found = np.concatenate([found, cards])
+        shares.append(hits / k)
     return float(np.mean(shares)) if shares else 0.0
 
 
-def _cards_found(score: F8, fraud: F8, card: I8, k: int) -> I8:
-    """The fraudulent ones among the k cards with the highest scores of a day."""
+def _cards_found(score: F8, fraud: F8, card: I8, k: int, each: F8) -> tuple[I8, float]:
+    """The fraudulent ones among the k cards with the highest scores of a day, and how many they stand for."""
     cards, first, number = np.unique(card, return_index=True, return_inverse=True)
-    highest, bad = np.full(len(cards), -np.inf), np.zeros(len(cards))
-    np.maximum.at(highest, number, score)
+    by_score = np.argsort(-score, kind="stable")
+    top = by_score[np.unique(card[by_score], return_index=True)[1]]  # the highest row of each card
+    bad = np.zeros(len(cards))
     np.maximum.at(bad, number, fraud)
-    ranked = np.lexsort((first, -highest))[:k]  # equal scores: the card that was seen first
-    return cards[ranked[bad[ranked] > 0]]
+    ranked = np.lexsort((first, -score[top]))  # equal scores: the card that was seen first
+    among = taken(each[top][ranked], k) * (bad[ranked] > 0)
+    return cards[ranked[among > 0]], float(among.sum())
 
 
 def at_threshold(
@@ -55,7 +59,7 @@ def at_threshold(
     """accuracy, precision, recall, f1 and alerts a day when everything from the threshold on is looked at."""
     flagged = score >= (np.inf if threshold is None else threshold)
     bad = fraud > 0
-    each = np.ones(len(score)) if weight is None else weight
+    each = weights(weight, len(score))
     hits = float(each[flagged & bad].sum())
     precision, recall = _share(hits, each[flagged].sum()), _share(hits, each[bad].sum())
     return {
@@ -67,10 +71,11 @@ def at_threshold(
     }
 
 
-def lift(score: F8, fraud: F8, share: float = 0.01) -> float | None:
+def lift(score: F8, fraud: F8, share: float = 0.01, weight: F8 | None = None) -> float | None:
     """How many times the usual rate of fraud lies in the highest share of scores."""
-    top = np.argsort(-score, kind="stable")[: max(1, round(len(score) * share))]
-    return _share(float(fraud[top].mean()), fraud.mean())
+    order, each = np.argsort(-score, kind="stable"), weights(weight, len(score))
+    top = taken(each[order], max(1, round(each.sum() * share)))
+    return _share(float(np.average(fraud[order], weights=top)), np.average(fraud, weights=each))
 
 
 def days(at_ms: I8) -> float:
@@ -78,15 +83,17 @@ def days(at_ms: I8) -> float:
     return max(1.0, float(at_ms.max() - at_ms.min()) / DAY_MS) if len(at_ms) else 1.0
 
 
-def difference(score: F8, other: F8, threshold: float | None, other_threshold: float | None) -> dict[str, float]:
+def difference(
+    score: F8, other: F8, threshold: float | None, other_threshold: float | None, weight: F8 | None = None
+) -> dict[str, float]:
     """Row by row against another bundle: how far scores move and how many rows change sides."""
     gap = np.abs(score - other)
     mine = score >= (np.inf if threshold is None else threshold)
     its = other >= (np.inf if other_threshold is None else other_threshold)
     return {
         "largest": float(gap.max()),
-        "mean": float(gap.mean()),
-        "change_sides": float((mine != its).mean()),
+        "mean": float(np.average(gap, weights=weight)),
+        "change_sides": float(np.average(mine != its, weights=weight)),
         "newly_flagged": int((mine & ~its).sum()),
         "no_longer_flagged": int((its & ~mine).sum()),
     }

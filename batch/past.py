@@ -21,7 +21,8 @@ from batch.generations import Generations
 from batch.history import history_columns
 from batch.replay import Progress, replay
 from batch.retrain import Run, with_features
-from batch.training_set import SOURCE, TARGET, resolve_labels
+from batch.training_set import SOURCE, TARGET, WEIGHT
+from batch.truth import Truth, truth
 from riskflow.columns import Columns, Text, take
 from riskflow.declare import NUMBER, TEXT
 from riskflow.errors import NotReady
@@ -30,7 +31,7 @@ from riskflow.hashkey import read_hash_key
 from riskflow.plan import Plan
 
 SCORE, ACTION, BUNDLE = "_score", "_action", "_bundle"  # of a row, as the stream wrote them
-TRUTH = "_truth"
+TRUTH = "_truth"  # beside WEIGHT: how many events each stands for
 GENUINE, FRAUD, UNKNOWN = 0, 1, -1
 UNDECIDED = -1  # the action of an event that was never decided live
 NO_BUNDLE = -1
@@ -173,21 +174,16 @@ def _events(run: Run, whole: Columns, columns: Sequence[str], from_ms: int | Non
     at_ms = np.asarray(whole[TIME])
     rows = rows[np.argsort(at_ms[rows], kind="stable")]
     names = dict.fromkeys([ID, TIME, SCORE, ACTION, BUNDLE, *columns])
-    return {**take({n: whole[n] for n in names}, rows), TRUTH: truth(run, whole, rows)}
+    found = known_of(run, whole, rows)
+    told = np.where(found.known, found.fraud, UNKNOWN).astype(np.int8)
+    return {**take({n: whole[n] for n in names}, rows), TRUTH: told, WEIGHT: found.weight}
 
 
-def truth(run: Run, whole: Columns, rows: NDArray[np.int64]) -> NDArray[np.int8]:
-    """What training would take each of the rows for; UNKNOWN where they are younger than the maturity.
-
-    whole: rows of all feeds; the newest of them is now.
-    """
+def known_of(run: Run, whole: Columns, rows: NDArray[np.int64]) -> Truth:
+    """What training would take each of the rows for; all are unknown where nobody sends labels."""
     if not any(f.about and TARGET in f.fields for f in run.plan.usecase.feeds):
-        return np.full(len(rows), UNKNOWN, np.int8)
-    labels = resolve_labels(run.plan, whole, run.pipeline.file.label_sources)
-    at_ms = np.asarray(whole[TIME])
-    mature = at_ms[rows] <= at_ms.max() - run.pipeline.maturity_ms
-    fraud = labels.of(_hashes(whole)[rows], GENUINE) > 0
-    return np.where(mature, fraud, UNKNOWN).astype(np.int8)
+        return Truth(np.zeros(len(rows)), np.zeros(len(rows)))
+    return truth(run, whole, rows)
 
 
 def _chosen(columns: Columns, from_ms: int | None, to_ms: int | None) -> NDArray[np.int64]:

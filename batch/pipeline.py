@@ -59,7 +59,7 @@ class PipelineFile(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     candidates: list[str] = []
     label_sources: list[str] = []
     label_maturity: dict[str, str] = {}
-    declined: Literal["as_labelled", "weighted"] | None = None  # None: weighted where the policy lets some through
+    declined: Literal["as_labelled", "weighted"] = "weighted"
     top_k: Whole = 100
     retries: Annotated[int, Meta(ge=0, le=10)] = 1
     checks: Checks = Checks()

@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from batch.weights import counted, part, quantiles, weights
 from riskflow.columns import F8, Columns
-from riskflow.declare import CATEGORY, TEXT
-from riskflow.drift import BINS, F4, SCORE, WIDTH, Reference, count, places
+from riskflow.declare import CATEGORY, NUMBER, TEXT
+from riskflow.drift import BINS, F4, MISSING, SCORE, WIDTH, Reference
 from riskflow.plan import Plan
 from riskflow.scoring import model_matrix
 
@@ -24,19 +25,27 @@ LOOKED_AT = 100_000  # rows that bins are cut by; all are counted
 Entry = dict[str, Any]
 
 
-def profile_of(plan: Plan, values: Mapping[str, Any], rows: Columns, score: F8, scored: Columns) -> dict[str, Entry]:
-    """For each input: `cuts` of its bins, `counts` of the rows in them, those not known last; and see `independent`.
+def profile_of(
+    plan: Plan,
+    values: Mapping[str, Any],
+    rows: Columns,
+    score: F8,
+    scored: Columns,
+    weight: F8 | None = None,
+    score_weight: F8 | None = None,
+) -> dict[str, Entry]:
+    """What each input looks like (`entry_of`), and the score; with as many independent rows as those count.
 
-    Of numbers also `deciles` and the share `missing`; of codes `shares`. values: the models' inputs of these rows.
-    score: of rows that the models had not learned from, so that live scores can be like them.
+    values: the models' inputs of these rows. score: of rows that the models had not learned from, so that live scores
+    can be like them. Weights: how many events each row, and each scored one, stands for.
     """
-    sizes = {**independent(plan, rows, values), **independent(plan, scored, [SCORE])}
-    entries = {name: _entry(plan.nodes[name].type.kind, column) for name, column in values.items()}
-    entries[SCORE] = _numbers(score)
+    sizes = {**independent(plan, rows, values, weight), **independent(plan, scored, [SCORE], score_weight)}
+    entries = {name: entry_of(plan.nodes[name].type.kind, column, weight) for name, column in values.items()}
+    entries[SCORE] = entry_of(NUMBER, score, score_weight)
     return {name: {**entry, "independent": sizes[name]} for name, entry in entries.items()}
 
 
-def independent(plan: Plan, rows: Columns, names: Iterable[str]) -> dict[str, float]:
+def independent(plan: Plan, rows: Columns, names: Iterable[str], weight: F8 | None = None) -> dict[str, float]:
     """As how many independent rows these count, for each input or the score.
 
     What a window of a customer says is much the same in all the customer's rows, so fifty customers are not a thousand
@@ -44,33 +53,31 @@ def independent(plan: Plan, rows: Columns, names: Iterable[str]) -> dict[str, fl
     numbers of rows (Kish, Survey Sampling, 1965). The entity is that of the input's stage; the first one for fields and
     for the score.
     """
-    sizes = [_independent(rows[entity]) for entity in plan.entities]
+    sizes = [_independent(rows[entity], weight) for entity in plan.entities]
     return {name: sizes[0 if name == SCORE else max(0, plan.nodes[name].stage)] for name in names}
 
 
-def _independent(column: Any) -> float:
-    there = np.flatnonzero(~column.missing())
-    alone = len(column) - len(there)
-    counts = np.unique(column.hashes()[there], return_counts=True)[1].astype(np.float64)
-    squares = float((counts**2).sum()) + alone
-    return len(column) ** 2 / squares if squares else 0.0
+def _independent(column: Any, weight: F8 | None) -> float:
+    each, missing = weights(weight, len(column)), column.missing()
+    of_entities = counted(column.hashes()[~missing], each[~missing])[1]
+    squares = float((of_entities**2).sum() + (each[missing] ** 2).sum())
+    return float(each.sum()) ** 2 / squares if squares else 0.0
 
 
-def _entry(kind: str, column: Any) -> Entry:
-    return _codes(column) if kind in (CATEGORY, TEXT) else _numbers(column)
+def entry_of(kind: str, column: Any, weight: F8 | None = None) -> Entry:
+    """`cuts` of the bins, `counts` of the events in them, those not known last.
 
-
-def _numbers(column: Any) -> Entry:
+    Of numbers also `deciles` and the share `missing`; of codes `shares`.
+    """
     seen = _as_seen(column)
-    known = seen[~np.isnan(seen)]
-    deciles = np.quantile(known.astype(np.float64), DECILES).tolist() if len(known) else None
-    return {"deciles": deciles, "missing": 1 - len(known) / max(len(column), 1), **_bins(seen, -np.inf)}
-
-
-def _codes(column: Any) -> Entry:
-    codes, counts = np.unique(column, return_counts=True)
-    shares = {str(c): float(n / len(column)) for c, n in zip(codes.tolist(), counts.tolist(), strict=True)}
-    return {"shares": shares, "low": 0.0, **_bins(_as_seen(column), 0.0)}
+    if kind in (CATEGORY, TEXT):
+        codes, events = counted(column, weight)
+        shares = {str(c): float(n / events.sum()) for c, n in zip(codes.tolist(), events.tolist(), strict=True)}
+        return {"shares": shares, "low": 0.0, **_bins(seen, 0.0, weight)}
+    known = ~np.isnan(seen)
+    deciles = quantiles(seen[known].astype(np.float64), DECILES, part(weight, known)).tolist() if known.any() else None
+    missing = float(np.average(~known, weights=weight)) if len(known) else 1.0
+    return {"deciles": deciles, "missing": missing, **_bins(seen, -np.inf, weight)}
 
 
 def _as_seen(column: Any) -> F4:
@@ -79,23 +86,39 @@ def _as_seen(column: Any) -> F4:
     return seen
 
 
-def _bins(seen: F4, low: float) -> Entry:
-    blank = {"low": low, "cuts": cuts_of(seen[seen >= low]), "counts": [0] * WIDTH}
-    reference = Reference.of({"x": blank})
-    table, matrix = reference.table(), np.ascontiguousarray(seen[:, None])
-    count(places(reference, [("m", ["x"])]), {"m": matrix}, np.zeros(0), np.arange(len(seen)), table)
-    return {"cuts": blank["cuts"], "counts": table[0].tolist()}
+def psi_of(entry: Entry, column: Any, weight: F8 | None = None) -> float:
+    """How far a column has moved from another one's entry, by the index of riskflow/drift.py over what is known.
+
+    NaN where nothing is known of one of them.
+    """
+    reference = Reference.of({"x": entry})
+    now = _counts(entry["cuts"], reference.low[0], _as_seen(column), weight)
+    return float(reference.psi(reference.table({"x": now}))[0])
 
 
-def cuts_of(values: F4) -> list[float]:
+def _bins(seen: F4, low: float, weight: F8 | None) -> Entry:
+    known = seen >= low  # NaN is not
+    cuts = cuts_of(seen[known], part(weight, known))
+    return {"cuts": cuts, "counts": _counts(cuts, low, seen, weight)}
+
+
+def _counts(cuts: list[float], low: float, seen: F4, weight: F8 | None) -> list[int]:
+    """As `riskflow.drift.count` has them, but by weight: whole events, since counts of now are held against them."""
+    place = np.where(seen >= low, np.searchsorted(np.array(cuts, np.float32), seen), MISSING)
+    counts: list[int] = np.bincount(place, weight, WIDTH).round().astype(np.int64).tolist()
+    return counts
+
+
+def cuts_of(values: F4, weight: F8 | None = None) -> list[float]:
     """Upper ends of all bins but the last, rising; values are known ones.
 
     >>> cuts_of(np.repeat(np.float32([0, 1, 2]), [90, 5, 5])), cuts_of(np.float32([7, 7]))[1:]
     ([0.0, 1.0], [7.0])
     """
     if len(values) > LOOKED_AT:
-        values = values[np.linspace(0, len(values) - 1, LOOKED_AT).astype(np.int64)]
-    found, counts = np.unique(values, return_counts=True)
+        looked_at = np.linspace(0, len(values) - 1, LOOKED_AT).astype(np.int64)
+        values, weight = values[looked_at], part(weight, looked_at)
+    found, counts = counted(values, weight)
     if len(found) == 1:  # what is smaller and what is larger would both be news
         return [float(np.nextafter(found[0], np.float32(-np.inf))), float(found[0])]
     last = found if len(found) <= BINS else found[_last_of_bins(counts)]

@@ -5,6 +5,9 @@ the score p is p of a fraud and 1 - p of a genuine one, so that the expected num
 sum of their scores (confidence-based performance estimation: Bialek, Kuberski, Perrakis and Bifet, Estimating Model
 Performance Under Covariate Shift Without Labels, 2024). That holds as long as scores are calibrated; where fraud itself
 has changed, only labels show it.
+
+Where rows stand for more than one event each, figures are of those that they stand for; how much is seen on them is
+told by as many rows that stand for one (Kish, Survey Sampling, 1965).
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from batch.weights import part, weights
 from riskflow.columns import F8, I8
 from riskflow.policy import DAY_MS
 
@@ -27,19 +31,21 @@ class AtThreshold:
     """Events from a threshold on. precision: of them, how many are fraud; recall: of frauds, how many are there."""
 
     threshold: float
-    events: int
+    events: float
     precision: float | None
     recall: float | None
+    seen_on: float = 0.0  # as many rows of one event each
 
 
 @dataclass(frozen=True)
 class Quality:
     """`frauds` is a sum of probabilities where it is estimated. ap: average precision."""
 
-    events: int
+    events: float
     frauds: float
     ap: float | None
     at: dict[str, AtThreshold]  # by action
+    frauds_seen: float = 0.0  # rows of one fraud each that tell as much
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -50,37 +56,52 @@ def estimated(score: F8, policy: Mapping[str, Any]) -> Quality:
     return quality(score, score, policy)
 
 
-def quality(score: F8, fraud: F8, policy: Mapping[str, Any]) -> Quality:
-    """fraud: 1 or 0, or the probability of it."""
+def quality(score: F8, fraud: F8, policy: Mapping[str, Any], weight: F8 | None = None) -> Quality:
+    """fraud: 1 or 0, or the probability of it. weight: how many events each row stands for; None: one."""
+    each = weights(weight, len(score))
     wanted = {action: policy[action] for action in ("review", "decline") if policy.get(action) is not None}
-    at = {action: _at(score, fraud, threshold) for action, threshold in wanted.items()}
-    return Quality(len(score), float(fraud.sum()), average_precision(score, fraud), at)
+    at = {action: _at(score, fraud, threshold, each) for action, threshold in wanted.items()}
+    frauds = each * fraud
+    return Quality(
+        float(each.sum()), float(frauds.sum()), average_precision(score, fraud, weight), at, effective_rows(each, fraud)
+    )
 
 
-def _at(score: F8, fraud: F8, threshold: float) -> AtThreshold:
+def _at(score: F8, fraud: F8, threshold: float, each: F8) -> AtThreshold:
     flagged = score >= threshold
-    events, hits, frauds = int(flagged.sum()), float(fraud[flagged].sum()), float(fraud.sum())
-    return AtThreshold(threshold, events, hits / events if events else None, hits / frauds if frauds else None)
+    events, frauds = float(each[flagged].sum()), float((each * fraud).sum())
+    hits = float((each * fraud)[flagged].sum())
+    precision, recall = hits / events if events else None, hits / frauds if frauds else None
+    return AtThreshold(threshold, events, precision, recall, effective_rows(each[flagged]))
 
 
-def average_precision(score: F8, fraud: F8) -> float | None:
+def effective_rows(weight: F8, part: F8 | float = 1.0) -> float:
+    """As how many rows of weight one these count. part: how much of each, from 0 to 1."""
+    squares = float((weight**2 * part).sum())
+    return float((weight * part).sum()) ** 2 / squares if squares else 0.0
+
+
+def average_precision(score: F8, fraud: F8, weight: F8 | None = None) -> float | None:
     """The sum over thresholds of the gain in recall times precision, as scikit-learn has it; frauds may be parts."""
-    total = float(fraud.sum())
+    each = weights(weight, len(score))
+    total = float((each * fraud).sum())
     if not total:
         return None
     order = np.argsort(-score, kind="stable")
     ends = np.append(np.flatnonzero(np.diff(score[order])), len(order) - 1)
-    hits = np.cumsum(fraud[order])[ends]
-    return float(np.sum(np.diff(hits, prepend=0.0) * hits / (ends + 1)) / total)
+    hits, seen = (np.cumsum(of[order])[ends] for of in (each * fraud, each))
+    return float(np.sum(np.diff(hits, prepend=0.0) * hits / seen) / total)
 
 
-def by_week(score: F8, fraud: F8, at_ms: I8, policy: Mapping[str, Any]) -> list[dict[str, Any]]:
+def by_week(
+    score: F8, fraud: F8, at_ms: I8, policy: Mapping[str, Any], weight: F8 | None = None
+) -> list[dict[str, Any]]:
     """Measured quality of each week, Monday to Sunday, UTC."""
     week = (at_ms // DAY_MS + MONDAY) // WEEK_DAYS
     out = []
     for one in np.unique(week).tolist():
         mine = week == one
-        found = quality(score[mine], fraud[mine], policy).to_json()
+        found = quality(score[mine], fraud[mine], policy, part(weight, mine)).to_json()
         out.append({"from_ms": (one * WEEK_DAYS - MONDAY) * DAY_MS, **found})
     return out
 

@@ -2,8 +2,8 @@
 
     labels/<use case>.json      how many there were then, and which run said so
 
-An event is mature when it is as old as the maturity beside the newest archived event; of a labelled event that is not
-in the archive's messages the label's own time is taken, which is later.
+Which events are mature is what batch/truth.py says; of a labelled event that is not in the archive's messages the
+label's own time is taken, which is later.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import polars as pl
 from batch import lake
 from batch.files import write_text
 from batch.retrain import Run
+from batch.truth import mature_before_ms
 from riskflow.evaluate import ID, TIME
 
 
@@ -43,12 +44,16 @@ def mature_labels(run: Run) -> int:
     events = _messages(run, run.plan.scored.name, [ID, TIME])
     if not len(labels) or not len(events):
         return 0
-    newest = int(events[TIME].max())  # type: ignore[arg-type]
     known = labels.group_by(str(feed.about)).agg(pl.col(TIME).min().alias("_labelled"))
     at_ms = known.join(events.unique(ID), left_on=str(feed.about), right_on=ID, how="left").select(
         pl.coalesce(TIME, "_labelled")
     )
-    return int((at_ms.to_series() <= newest - run.pipeline.maturity_ms).sum())
+    return int((at_ms.to_series() < mature_before_ms(run, _newest_ms(run))).sum())
+
+
+def _newest_ms(run: Run) -> int:
+    frames = (_messages(run, feed.name, [TIME]) for feed in run.plan.usecase.feeds)
+    return max(int(frame[TIME].max()) for frame in frames if len(frame))  # type: ignore[arg-type]
 
 
 def _messages(run: Run, feed: str, columns: list[str]) -> pl.DataFrame:

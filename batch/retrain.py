@@ -33,30 +33,21 @@ from batch.gates import Gate
 from batch.generations import FILES, Generations, base
 from batch.given import Given, given_for
 from batch.history import history_columns
-from batch.judge import Judged, judge, policy_of
+from batch.judge import Judged, judge
 from batch.lake import Seen, as_columns
-from batch.let_through import read_decisions, weighted
 from batch.pipeline import Pipeline
 from batch.publish import Published, champion_bundle, publish, read_verdict, write_verdict
 from batch.replay import Progress, replay
-from batch.review_sample import read_odds, sampled, samples
+from batch.review_sample import samples
 from batch.train import Span, Trained
 from batch.train import train as race
-from batch.training_set import (
-    AS_LABELLED,
-    SAMPLED,
-    WEIGHTED,
-    Terms,
-    TrainingSet,
-    resolve_labels,
-    scored_columns,
-    training_set,
-)  # fmt: skip
+from batch.training_set import Terms, TrainingSet, resolve_labels, scored_columns, training_set
+from batch.truth import terms_of, truth_of
 from riskflow.bundle import Bundle
 from riskflow.columns import Columns, concat, n_rows, take
 from riskflow.connect import connect
 from riskflow.errors import NotReady, RiskflowError
-from riskflow.evaluate import ID, KIND, TIME
+from riskflow.evaluate import ID, KIND
 from riskflow.hashkey import read_hash_key
 from riskflow.keys import load_private_key, load_public_keys
 from riskflow.names import Names, checked
@@ -193,7 +184,8 @@ def _write_frame(run: Run, data: TrainingSet) -> Summary:
         maturity = f"{run.pipeline.maturity_ms // DAY_MS} d"
         raise CheckFailed(f"{run.plan.name}: no event is older than the maturity ({maturity})")
     data.write(run.folder / FRAME)
-    about = {"rows": len(data), "frauds": data.frauds, "from_ms": int(data.at_ms[0]), "to_ms": int(data.at_ms[-1])}
+    span = {"from_ms": int(data.at_ms[0]), "to_ms": int(data.at_ms[-1])}
+    about = {"rows": len(data), "events": data.events, "frauds": data.frauds, **span}
     (run.folder / DATA).write_text(json.dumps({**about, "profile": checks.profiles(run.plan, data)}))
     return about
 
@@ -376,31 +368,18 @@ def seen_now(run: Run) -> Seen:
     return Seen({t: lake.ends(folder, t) for t in topics}, tuple(read), tuple(samples(folder, run.plan.name)))
 
 
-def terms_of(run: Run, columns: Columns) -> Terms:
-    """The newest rows that had time to get their label, by pipeline.yaml."""
-    newest = int(np.asarray(columns[TIME]).max())
-    until = newest - run.pipeline.maturity_ms + 1
-    file = run.pipeline.file
-    declined = file.declined or (WEIGHTED if policy_of(run.plan).file.let_through else AS_LABELLED)
-    return Terms(
-        until - run.pipeline.span_ms, until, newest + 1, tuple(file.label_sources), declined, file.review.learn
-    )  # fmt: skip
-
-
 def span_set(run: Run, columns: Columns, terms: Terms, seen: Seen | None = None) -> TrainingSet:
     """The rows that the terms name, with what they turned out to be."""
     labels = resolve_labels(run.plan, columns, terms.label_sources, terms.known_before_ms)
     data = training_set(run.plan, columns, labels, terms.from_ms, terms.until_ms)
-    data = data.rows(_first_of_each(data))
-    if terms.declined == WEIGHTED:
-        data = weighted(data, labels, read_decisions(run, seen))
-    return sampled(data, labels, read_odds(run, seen)) if terms.learn == SAMPLED else data
+    data = data.rows(np.sort(np.unique(_events(data), return_index=True)[1]))  # files may reach into what was streamed
+    known = truth_of(run, _events(data), data.at_ms, labels, terms, seen)
+    return data.standing_for(known.weight)
 
 
-def _first_of_each(data: TrainingSet) -> Any:
-    """One row of each event: a first start's files may reach into what was streamed."""
+def _events(data: TrainingSet) -> Any:
     ids: Any = data.columns[ID]
-    return np.sort(np.unique(ids.hashes(), return_index=True)[1]) if len(data) else np.zeros(0, np.int64)
+    return ids.hashes()
 
 
 # ---- files -----------------------------------------------------------------------------------------------------------

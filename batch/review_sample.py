@@ -1,16 +1,19 @@
 """Active learning: some scored events go before people, chosen with odds that are known and kept.
 
-    lake/_review/<use case>/<from>-<to>.parquet     event_id, occurred_at, bundle, score, action, why, odds; times in ms
+    lake/_review/<use case>/<from>-<to>.parquet     event_id, occurred_at, bundle, score, action, why, odds, seed
+                                                    (times in ms)
 
 `why` says how an event came in: `decision` (it is reviewed anyway; odds 1), `uncertain` (nearest to a threshold of the
 bundle that scored it; odds 1) or `random` (odds: the share). So every scored event had odds above 0, and what is
 counted over the sample with weights 1 / odds estimates the same over all events (Horvitz and Thompson, 1952), which
-silence about events that nobody looked at does not. Who is drawn depends on ids alone: done again, it is the same.
+silence about events that nobody looked at does not. Who is drawn depends on ids and seed alone: done again, it is the
+same. So of two samples with one seed the larger holds whom the smaller one drew, and an event in both has the larger
+odds. Samples with different seeds may not overlap: who was drawn by neither would not tell that there were two.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,9 +24,8 @@ import polars as pl
 from batch import lake
 from batch.files import whole
 from batch.lake import Seen
-from batch.training_set import Labels, TrainingSet
-from riskflow.columns import F8, Text
-from riskflow.evaluate import ID
+from riskflow.columns import F8, I8, Text
+from riskflow.errors import RiskflowError
 from riskflow.policy import Numbers, uniform
 
 if TYPE_CHECKING:
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
 FOLDER = "_review"
 DECISION, UNCERTAIN, RANDOM = "decision", "uncertain", "random"
 _SEED = 0x5EED
-KEPT = ("event_id", "occurred_at", "bundle", "score", "action", "why", "odds")
+KEPT = ("event_id", "occurred_at", "bundle", "score", "action", "why", "odds", "seed")
 Policies = Mapping[int, Numbers | None]  # of each bundle that scored; None: not known any more
 
 
@@ -42,7 +44,8 @@ def review_step(
 ) -> dict[str, Any]:
     """Draws from the archived scores of a span, keeps the sample, and sends it to the topic `review`.
 
-    Without a span: from where the last sample ended to the newest archived score.
+    Without a span: from where the last sample ended to the newest archived score. Raises RiskflowError where it
+    overlaps a sample that was drawn with another seed.
     """
     from batch.read_only import Shelf
 
@@ -54,6 +57,7 @@ def review_step(
     about: dict[str, Any] = {"events": len(scores), "from_ms": from_ms, "to_ms": to_ms, "sent": 0}
     if not len(scores):
         return about
+    _refuse_two_seeds(folder, from_ms, to_ms, run.pipeline.file.review.seed)
     shelf = Shelf(run.plan, run.conf)
     drawn = draw(scores, {v: shelf.policy(v) for v in scores["bundle"].unique().to_list()}, run.pipeline.file.review)
     chosen = drawn.filter(pl.col("why") != DECISION)
@@ -80,7 +84,8 @@ def draw(scores: pl.DataFrame, policies: Policies, wanted: Any) -> pl.DataFrame:
     why[nearest[np.isfinite(gap[nearest])]] = UNCERTAIN
     why[reviewed] = DECISION
     odds = np.where(why == RANDOM, wanted.random, 1.0)
-    table = scores.with_columns(why=pl.Series(why.tolist(), dtype=pl.String), odds=pl.Series(odds))
+    about = {"why": pl.Series(why.tolist(), dtype=pl.String), "odds": pl.Series(odds), "seed": pl.lit(wanted.seed)}
+    table = scores.with_columns(**about)
     return table.filter(pl.col("why") != "").select(KEPT).sort("occurred_at", "event_id")
 
 
@@ -106,7 +111,8 @@ def samples(lake_folder: Path, usecase: str) -> list[str]:
 
 
 def read_odds(run: Run, seen: Seen | None = None) -> dict[int, float]:
-    """The odds of every sampled event, by the hash of its id; of an event in two samples those of either."""
+    """The odds of every sampled event, by the hash of its id; of an event in two samples, which have one seed, the
+    larger ones: whom the smaller share drew the larger one drew too."""
     folder = run.conf.lake_folder
     names = samples(folder, run.plan.name) if seen is None else seen.samples
     out: dict[int, float] = {}
@@ -114,19 +120,14 @@ def read_odds(run: Run, seen: Seen | None = None) -> dict[int, float]:
         table = pl.read_parquet(folder / FOLDER / run.plan.name / name)
         hashes = Text.of_strings(table["event_id"].to_list()).hashes().tolist()
         for key, odds in zip(hashes, table["odds"].to_list(), strict=True):
-            out[key] = 1 - (1 - out[key]) * (1 - odds) if key in out else odds
+            out[key] = max(odds, out.get(key, 0.0))
     return out
 
 
-def sampled(data: TrainingSet, labels: Labels, odds: Mapping[int, float]) -> TrainingSet:
-    """The sampled rows that somebody has spoken about, each standing for one over its odds."""
-    ids: Any = data.columns[ID]
-    hashes = ids.hashes()
-    chance = np.array([odds.get(h, 0.0) for h in hashes.tolist()])
-    kept = np.flatnonzero((chance > 0) & ~np.isnan(labels.of(hashes, np.nan)))
-    weight = (np.ones(len(data)) if data.weight is None else data.weight)[kept] / chance[kept]
-    chosen = data.rows(kept)
-    return TrainingSet(chosen.columns, chosen.fraud, weight)
+def stands_for(events: I8, said: F8, odds: Mapping[int, float]) -> F8:
+    """How many events each of these (by hash) stands for: one over its odds, 0 outside of the sample or unanswered."""
+    chance = np.array([odds.get(h, np.inf) for h in events.tolist()])
+    return np.where(np.isnan(said), 0.0, 1 / chance)
 
 
 def _messages(topic: str, chosen: pl.DataFrame) -> Iterator[Outgoing]:
@@ -136,6 +137,23 @@ def _messages(topic: str, chosen: pl.DataFrame) -> Iterator[Outgoing]:
         yield Outgoing(topic, row["event_id"].encode(), msgspec.json.encode(row), None)
 
 
+def _refuse_two_seeds(folder: Path, from_ms: int, to_ms: int, seed: int) -> None:
+    for path, (first_ms, end_ms) in _spans(folder).items():
+        if first_ms < to_ms and from_ms < end_ms:
+            others = set(pl.read_parquet(path, columns=["seed"])["seed"].unique()) - {seed}
+            if others:
+                raise RiskflowError(
+                    f"{path} was drawn with seed {others.pop()} and holds events of {from_ms} to {to_ms} as well: with "
+                    f"seed {seed} nobody could tell the odds of those that are in both spans. Set review.seed back, or "
+                    f"draw from {end_ms} on"
+                )
+
+
 def _last_end(folder: Path) -> int:
-    ends: Sequence[int] = [int(path.stem.rpartition("-")[2]) for path in folder.glob("*-*.parquet")]
-    return max(ends, default=0)
+    return max((end_ms for _, end_ms in _spans(folder).values()), default=0)
+
+
+def _spans(folder: Path) -> dict[Path, tuple[int, int]]:
+    """From where to where each sample was drawn, in ms."""
+    found = {path: path.stem.split("-") for path in sorted(folder.glob("*-*.parquet"))}
+    return {path: (int(first), int(end)) for path, (first, end) in found.items()}

@@ -16,6 +16,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from batch.past import ACTION, BUNDLE, SCORE, TRUTH, UNDECIDED
+from batch.training_set import WEIGHT
 from riskflow.columns import Columns, Text, take
 from riskflow.declare import CATEGORY, NUMBER
 from riskflow.errors import DeclarationError
@@ -37,6 +38,7 @@ class Cell(NamedTuple):
     live: int  # action
     action: int
     truth: int
+    stands_for: float  # events whose truth it tells: 1, more where some of many were let through or sampled, else 0
 
 
 @dataclass(frozen=True)
@@ -76,8 +78,8 @@ class Tally:
     @classmethod
     def from_json(cls, about: dict[str, Any]) -> Tally:
         out = cls(first_ms=about["first_ms"], last_ms=about["last_ms"])
-        for day, segments, live_bundle, live, action, truth, events, lost in about["cells"]:
-            cell = Cell(day, tuple(segments), live_bundle, live, action, truth)
+        for day, segments, *others, events, lost in about["cells"]:
+            cell = Cell(day, tuple(segments), *others)
             out.events[cell], out.lost_hundredths[cell] = events, lost
         out.examples = [Example(**e) for e in about["examples"]]
         return out
@@ -93,12 +95,13 @@ def tally(
     by = [*Cell._fields[:1], *(f"segment_{i}" for i in range(len(segments))), *Cell._fields[2:], "lost"]
     values = [segment_values(plan, columns, name) for name in segments]
     lives = (columns[BUNDLE], columns[ACTION])
-    row = (at_ms // DAY_MS, *values, *lives, action, columns[TRUTH], _hundredths(columns, lost))
+    row = (at_ms // DAY_MS, *values, *lives, action, columns[TRUTH], columns[WEIGHT], _hundredths(columns, lost))
     table = pl.DataFrame(dict(zip(by, row, strict=True)))
     grouped = table.group_by(by[:-1]).agg(pl.len(), pl.col("lost").sum())
     out = Tally(first_ms=int(at_ms.min()), last_ms=int(at_ms.max()))
-    for day, *words, live_bundle, live, act, truth, events, money in grouped.iter_rows():
-        cell = Cell(day, tuple(words), live_bundle, live, act, truth)
+    words = len(segments)
+    for day, *found, events, money in grouped.iter_rows():
+        cell = Cell(day, tuple(found[:words]), *found[words:])
         out.events[cell], out.lost_hundredths[cell] = events, money
     out.examples = _examples(columns, np.asarray(score), np.asarray(action))
     return out

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from batch.files import whole
 from batch.history import text_column
+from batch.weights import part
 from riskflow.columns import F8, I8, Columns, Text, n_rows, take
 from riskflow.declare import Feed
 from riskflow.errors import DeclarationError
@@ -48,14 +49,25 @@ class TrainingSet:
         return int(self.fraud.sum())
 
     @property
+    def events(self) -> float:
+        """How many the rows stand for."""
+        return float(len(self) if self.weight is None else self.weight.sum())
+
+    @property
     def rate(self) -> float:
-        return self.frauds / max(len(self), 1)
+        """The share of frauds among the events that rows stand for."""
+        return float(np.average(self.fraud, weights=self.weight)) if len(self) else 0.0
+
+    def standing_for(self, weight: F8) -> TrainingSet:
+        """The rows that stand for anything; none is weighted where each stands for itself alone."""
+        chosen = self.rows(weight > 0)
+        each = weight[weight > 0]
+        return TrainingSet(chosen.columns, chosen.fraud, None if (each == 1).all() else each)
 
     def rows(self, chosen: NDArray[Any]) -> TrainingSet:
         """The rows of a mask or of row numbers."""
         numbers = np.flatnonzero(chosen) if chosen.dtype == np.bool_ else chosen
-        weight = None if self.weight is None else self.weight[numbers]
-        return TrainingSet(take(self.columns, numbers), self.fraud[numbers], weight)
+        return TrainingSet(take(self.columns, numbers), self.fraud[numbers], part(self.weight, numbers))
 
     def table(self) -> pl.DataFrame:
         """As it lies in Parquet."""
@@ -159,7 +171,7 @@ class Terms:
     until_ms: int
     known_before_ms: int  # labels that became known later do not count
     label_sources: tuple[str, ...] = ()
-    declined: str = AS_LABELLED  # or WEIGHTED: batch/let_through.py
+    declined: str = WEIGHTED  # or AS_LABELLED: batch/let_through.py
     learn: str = ALL  # or SAMPLED: batch/review_sample.py
 
 

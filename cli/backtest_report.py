@@ -58,9 +58,7 @@ def _figures(summary: Mapping[str, Any]) -> None:
         whole = summary["decided_live"] == summary["events"]
         sides = live if whole else {**sides, "where live": live["backtest"], "live": live["live"]}
     figures = summary["figures"]
-    print(
-        f"\n{figures['frauds']:,} frauds among what is mature; {figures['not_mature']:,} events are too young to tell\n"
-    )
+    print(f"\n{figures['frauds']:,} frauds; of {figures['unknown']:,} events nobody knows: too young, or declined\n")
     print(f"{'':24}" + "".join(f"{side:>14}" for side in sides))
     for words, name in ROWS:
         values = [_figure(side, name) for side in sides.values()]

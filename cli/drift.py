@@ -95,7 +95,9 @@ def _weeks(weeks: list[dict[str, Any]]) -> None:
     for week in weeks:
         flat = _flat(week)
         numbers = "".join(f"{_number(flat.get(name)):>{width}}" for name, width in (("precision", 11), ("recall", 9)))
-        print(f"{_day(week['from_ms']):14}{week['events']:>10,}{week['frauds']:>8.0f}{_number(week['ap']):>9}{numbers}")
+        print(
+            f"{_day(week['from_ms']):14}{week['events']:>10,.0f}{week['frauds']:>8.0f}{_number(week['ap']):>9}{numbers}"
+        )
 
 
 def _flat(quality: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from batch.bundling import plain
 from batch.quality import average_precision
 from batch.train import Trained
 from batch.training_set import TrainingSet
+from batch.weights import weights
 from riskflow.columns import F8, take
 from riskflow.declare import CATEGORY
 from riskflow.plan import Plan
@@ -66,25 +67,25 @@ def _about(validation: TrainingSet) -> dict[str, Any]:
 
 def curves(validation: TrainingSet, score: F8, numbers: Numbers) -> dict[str, Any]:
     """Each as lists of numbers, thinned; empty where there is only one class."""
-    fraud = validation.fraud
+    fraud, each = validation.fraud, weights(validation.weight, len(validation))
     if not 0 < fraud.sum() < len(fraud):
         return {}
     order = np.argsort(-score, kind="stable")
     ends = np.append(np.flatnonzero(np.diff(score[order])), len(order) - 1)
-    hits, seen = np.cumsum(fraud[order])[ends], ends + 1.0
-    frauds, genuine = hits[-1], len(fraud) - hits[-1]
+    hits, seen = (np.cumsum(of[order])[ends] for of in (each * fraud, each))
+    frauds, genuine = hits[-1], seen[-1] - hits[-1]
     at = _thin(len(ends))
     recall, precision, wrong = hits[at] / frauds, hits[at] / seen[at], (seen[at] - hits[at]) / genuine
     return {
         "roc": {"x": [0.0, *wrong], "y": [0.0, *recall]},
         "precision_recall": {"x": recall, "y": precision},
-        "gain": {"x": [0.0, *(seen[at] / len(fraud))], "y": [0.0, *recall]},
+        "gain": {"x": [0.0, *(seen[at] / seen[-1])], "y": [0.0, *recall]},
         "thresholds": {
             "threshold": score[order][ends[at]], "precision": precision, "recall": recall,
             "alerts_per_day": seen[at] / metrics.days(validation.at_ms), **_costs(numbers, hits[at], seen[at], frauds),
         },
-        "calibration": _calibration(score, fraud),
-        "scores": _histogram(score, fraud),
+        "calibration": _calibration(score, fraud, each),
+        "scores": _histogram(score, fraud, each),
     }  # fmt: skip
 
 
@@ -104,28 +105,28 @@ def _costs(numbers: Numbers, hits: Any, seen: Any, frauds: float) -> dict[str, A
     return {"cost": (frauds - hits) * declared["missed_fraud"] + seen * declared["review"]}
 
 
-def _calibration(score: F8, fraud: F8) -> dict[str, Any]:
+def _calibration(score: F8, fraud: F8, each: F8) -> dict[str, Any]:
     """Bins of equal numbers of frauds expected, so that the upper end is seen too."""
     order = np.argsort(score, kind="stable")
-    expected = np.cumsum(score[order])
+    expected = np.cumsum((each * score)[order])
     if not expected[-1]:
         return {}
     part = np.minimum((expected / expected[-1] * BINS).astype(np.int64), BINS - 1)
     out: dict[str, list[float]] = {"predicted": [], "found": [], "rows": []}
     for one in np.unique(part):
         rows = order[part == one]
-        out["predicted"].append(float(score[rows].mean()))
-        out["found"].append(float(fraud[rows].mean()))
+        out["predicted"].append(float(np.average(score[rows], weights=each[rows])))
+        out["found"].append(float(np.average(fraud[rows], weights=each[rows])))
         out["rows"].append(len(rows))
     return out
 
 
-def _histogram(score: F8, fraud: F8) -> dict[str, Any]:
+def _histogram(score: F8, fraud: F8, each: F8) -> dict[str, Any]:
     edges = np.linspace(0, float(score.max()) or 1.0, SCORE_BINS + 1)
     return {
         "edges": edges,
-        "genuine": np.histogram(score[fraud == 0], edges)[0],
-        "fraud": np.histogram(score[fraud > 0], edges)[0],
+        "genuine": np.histogram(score[fraud == 0], edges, weights=each[fraud == 0])[0],
+        "fraud": np.histogram(score[fraud > 0], edges, weights=each[fraud > 0])[0],
     }
 
 
@@ -135,21 +136,25 @@ def _histogram(score: F8, fraud: F8) -> dict[str, Any]:
 def segments(plan: Plan, validation: TrainingSet, score: F8, numbers: Numbers) -> dict[str, dict[str, Any]]:
     """Figures of each value of each category that events have."""
     flagged = score >= (np.inf if numbers["review"] is None else numbers["review"])
+    each = weights(validation.weight, len(validation))
     out: dict[str, dict[str, Any]] = {}
     for name, kind in plan.scored.types.items():
         if kind.kind == CATEGORY and name in validation.columns:
             codes = np.asarray(validation.columns[name])
             words = {**dict(enumerate(kind.values)), -1: "not known"}
-            groups = {words[c]: _group(flagged, validation.fraud > 0, codes == c) for c in np.unique(codes).tolist()}
-            out[name] = groups
+            out[name] = {
+                words[c]: _group(flagged[codes == c], validation.fraud[codes == c] > 0, each[codes == c])
+                for c in np.unique(codes).tolist()
+            }
     return out
 
 
-def _group(flagged: Any, fraud: Any, mine: Any) -> dict[str, Any]:
-    events, frauds, alerts = int(mine.sum()), int((mine & fraud).sum()), int((mine & flagged).sum())
-    hits = int((mine & fraud & flagged).sum())
+def _group(flagged: Any, fraud: Any, each: Any) -> dict[str, Any]:
+    """Of the events that the group's rows stand for."""
+    events, frauds, alerts = float(each.sum()), float(each[fraud].sum()), float(each[flagged].sum())
+    hits = float(each[fraud & flagged].sum())
     return {
-        "events": events, "frauds": frauds, "alerts": alerts, "precision": _share(hits, alerts),
+        "events": round(events), "frauds": round(frauds), "alerts": round(alerts), "precision": _share(hits, alerts),
         "recall": _share(hits, frauds), "false_positive_rate": _share(alerts - hits, events - frauds),
     }  # fmt: skip
 
@@ -168,10 +173,10 @@ def importances(scorer: Scorer, validation: TrainingSet) -> dict[str, Any]:
         return {}
     rows = _sample(validation.fraud, len(scorer.inputs))
     part = take({name: validation.columns[name] for name in scorer.columns}, rows)
-    fraud, rng = validation.fraud[rows], np.random.default_rng(SEED)
+    of_rows, rng = validation.rows(rows), np.random.default_rng(SEED)
     values, shuffled = scorer.values(part), rng.permutation(len(rows))
-    base = _reached(scorer, values, fraud)
-    drops = {n: base - _reached(scorer, {**values, n: values[n][shuffled]}, fraud) for n in scorer.inputs}
+    base = _reached(scorer, values, of_rows)
+    drops = {n: base - _reached(scorer, {**values, n: values[n][shuffled]}, of_rows) for n in scorer.inputs}
     return {"rows": len(rows), "average_precision": base, "drop": dict(sorted(drops.items(), key=lambda d: -d[1]))}
 
 
@@ -184,11 +189,11 @@ def _sample(fraud: F8, inputs: int) -> Any:
     return np.sort(np.concatenate([bad, good]))
 
 
-def _reached(scorer: Scorer, values: Mapping[str, Any], fraud: F8) -> float:
+def _reached(scorer: Scorer, values: Mapping[str, Any], rows: TrainingSet) -> float:
     outputs: dict[str, F8] = {}
     for layer in scorer.layers:
-        outputs[layer.name] = layer.run({**values, **outputs}, len(fraud))
-    return average_precision(outputs[scorer.layers[-1].name], fraud) or 0.0
+        outputs[layer.name] = layer.run({**values, **outputs}, len(rows))
+    return average_precision(outputs[scorer.layers[-1].name], rows.fraud, rows.weight) or 0.0
 
 
 # ---- environment -----------------------------------------------------------------------------------------------------

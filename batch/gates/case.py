@@ -82,7 +82,8 @@ class Case:
         known = input_values(self.plan, self.validation.columns, best.dictionaries, best.transferred)
         for name, column in known.items():
             values = np.nan_to_num(np.asarray(column, np.float64), nan=-np.finfo(np.float64).max)
-            auc = float(roc_auc_score(fraud, np.unique(values, return_inverse=True)[1]))
+            ranks = np.unique(values, return_inverse=True)[1]
+            auc = float(roc_auc_score(fraud, ranks, sample_weight=self.validation.weight))
             out[name] = max(auc, 1 - auc)
         return out
 

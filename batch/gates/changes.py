@@ -25,7 +25,8 @@ class Changes(Declared, tag="changes"):
             return self.outcome(True, "nothing to compare with", f"any: {beside.basis}")
         mine, its = case.actions(beside)
         moved = mine != its
-        share, gap = float(moved.mean()), float(np.abs(beside.score - beside.other).mean())
+        further = np.abs(beside.score - beside.other)
+        share, gap = (float(np.average(one, weights=beside.rows.weight)) for one in (moved, further))
         passed = share <= self.most and within(gap, None, self.mean_difference)
         found = f"{share:.4f} of rows change sides, scores move by {gap:.4f}"
         wanted = f"at most {self.most:g} and {self.mean_difference:g} on {beside.where}"

@@ -19,7 +19,8 @@ class NotWorse(Declared, tag="not_worse"):
     """Non-inferiority: the candidate reaches at least 1 - margin of the champion's figure.
 
     Without `confidence` the two figures are compared as they are, and the interval is evidence. With it the lower end
-    of the one-sided interval of a paired bootstrap decides: entities are drawn, and each draw measures both.
+    of the one-sided interval of a paired bootstrap decides (batch/resampling.py): entities are drawn, and each draw
+    measures both.
     """
 
     metric: Literal["ap", "auc"] = "ap"
@@ -28,19 +29,19 @@ class NotWorse(Declared, tag="not_worse"):
     draws: Draws = 500
 
     def judge(self, case: Case) -> Gate:
-        from batch.resampling import paired_bootstrap
+        from batch.resampling import Curve, Groups, compare
 
         beside = case.beside
         if beside.rows is None:
             mine = case.figures[self.metric]
             return self.outcome(mine is not None, mine, f"any {self.metric}: {beside.basis}")
         rows = beside.rows
-        drawn = paired_bootstrap(
-            self.metric, rows.fraud, beside.score, beside.other, groups=case.entity(rows), weight=rows.weight,
-            draws=self.draws,
-        )  # fmt: skip
+        groups = Groups.of(case.entity(rows), rows.fraud)
+        curves = [Curve(rows.fraud, score, groups.number, rows.weight) for score in (beside.other, beside.score)]
+        its, mine = (getattr(curve, self.metric) for curve in curves)
+        [drawn] = compare(its, [mine], groups, self.draws)
         part = 1 - self.margin
-        low, high = drawn.interval(part, self.confidence or SHOWN)
+        low, high = drawn.bounds(1 - (self.confidence or SHOWN), part)
         evidence = {
             "candidate": drawn.mine, "champion": drawn.its, "margin": self.margin, "rows": len(rows),
             "frauds": rows.frauds, "draws": drawn.draws, "confidence": self.confidence or SHOWN,

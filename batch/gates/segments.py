@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from batch.gates.base import Declared, Gate, Place, Positive, Share, Whole, need_fields
+from batch.weights import weights
 from riskflow.errors import DeclarationError
 
 if TYPE_CHECKING:
@@ -37,8 +38,9 @@ class Segments(Declared, tag="segments"):
     def judge(self, case: Case) -> Gate:
         groups = {f"{field}={group}": rows for field in self.by for group, rows in case.groups(field).items()}
         flagged, fraud = case.flagged, case.validation.fraud > 0
-        overall = _figures(flagged, fraud)
-        figures = {name: _figures(flagged[rows], fraud[rows]) for name, rows in sorted(groups.items())}
+        each = weights(case.validation.weight, len(fraud))
+        overall = _figures(flagged, fraud, each)
+        figures = {name: _figures(flagged[rows], fraud[rows], each[rows]) for name, rows in sorted(groups.items())}
         broken = [text for name, found in figures.items() for text in self._broken(name, found, overall)]
         wanted = ", ".join(
             f"{name.replace('_', ' ')} {bound:g}"
@@ -65,10 +67,13 @@ class Segments(Declared, tag="segments"):
         return out
 
 
-def _figures(flagged: Any, fraud: Any) -> dict[str, Any]:
-    genuine, frauds = int((~fraud).sum()), int(fraud.sum())
+def _figures(flagged: Any, fraud: Any, each: Any) -> dict[str, Any]:
+    """Rows that are genuine and fraud, and shares of the events that they stand for."""
     return {
-        "genuine": genuine, "frauds": frauds,
-        "false_positive_rate": float((flagged & ~fraud).sum() / genuine) if genuine else None,
-        "recall": float((flagged & fraud).sum() / frauds) if frauds else None,
+        "genuine": int((~fraud).sum()), "frauds": int(fraud.sum()),
+        "false_positive_rate": _share(flagged[~fraud], each[~fraud]), "recall": _share(flagged[fraud], each[fraud]),
     }  # fmt: skip
+
+
+def _share(flagged: Any, each: Any) -> float | None:
+    return float(each[flagged].sum() / each.sum()) if len(each) else None

@@ -11,17 +11,12 @@ import msgspec
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given
-from hypothesis import settings as examples
-from hypothesis import strategies as st
 
 from batch import checks, retrain
-from batch.field_profile import SMALLEST, profile_of, psi
 from batch.gates import Gate
 from batch.pipeline_checks import Checks, FieldCheck, Range
 from batch.retrain import CheckFailed, Run
 from batch.training_set import TrainingSet
-from riskflow.columns import Text
 from tests.unit.lake_cases import Streamed, run_in, streamed
 from tests.unit.training_cases import rows, small_plan
 
@@ -97,51 +92,34 @@ def test_volume_is_events_a_day_beside_the_last_set() -> None:
     ]  # fmt: skip
 
 
-# ---- the index -------------------------------------------------------------------------------------------------------
+def test_a_field_that_is_gone_or_suddenly_there_has_drifted_though_its_values_have_not() -> None:
+    amount = np.where(np.random.default_rng(0).random(len(DATA)) < 0.95, DATA.columns["amount"], np.nan)
+    known, rare = with_fields(amount=amount), with_fields(amount=np.where(np.arange(len(DATA)) % 20, np.nan, amount))
+    never = with_fields(amount=np.full(len(DATA), np.nan))
+    for then, now in ((known, rare), (known, never), (never, known)):
+        found = named(checks.check_against_last(PLAN, now, Checks(), last(then)), "drift amount")
+        assert not found.passed
+    assert named(checks.check_against_last(PLAN, rare, Checks(), last(known)), "drift amount").evidence["values"] < 0.1
+    assert named(checks.check_against_last(PLAN, never, Checks(), last(never)), "drift amount").passed
 
 
-def naive_psi(before: list[float], now: list[float], kind: str) -> float:
-    known = [x for x in before if x == x]
-    edges = sorted({float(np.quantile(known, q / 10)) for q in range(1, 10)}) if known and kind == "number" else []
-
-    def place(x: float) -> int:
-        return (
-            -1
-            if x != x or (kind == "category" and x < 0)
-            else int(x)
-            if kind == "category"
-            else sum(e <= x for e in edges)
-        )
-
-    total = 0.0
-    for bin_ in {place(x) for x in [*before, *now]}:
-        p, q = (max(sum(place(x) == bin_ for x in side) / len(side), SMALLEST) for side in (before, now))
-        total += (q - p) * np.log(q / p)
-    return total
-
-
-NUMBERS = st.lists(st.one_of(st.just(float("nan")), st.integers(-5, 5).map(float)), min_size=1, max_size=40)
-
-
-@examples(max_examples=100, deadline=None)
-@given(NUMBERS, NUMBERS)
-def test_psi_of_numbers_equals_the_naive_one(before: list[float], now: list[float]) -> None:
-    profile = profile_of("number", np.array(before))
-    assert profile is not None
-    assert psi(profile, np.array(now)) == pytest.approx(naive_psi(before, now, "number"), abs=1e-9)
-    assert psi(profile, np.array(before)) == pytest.approx(0, abs=1e-12)
-
-
-@examples(max_examples=50, deadline=None)
-@given(*[st.lists(st.integers(-1, 3), min_size=1, max_size=30)] * 2)
-def test_psi_of_categories_equals_the_naive_one(before: list[int], now: list[int]) -> None:
-    profile = profile_of("category", np.array(before, np.int32))
-    assert profile is not None
-    assert psi(profile, np.array(now, np.int32)) == pytest.approx(naive_psi(before, now, "category"), abs=1e-9)
+def test_rows_that_stand_for_many_are_looked_at_as_so_many() -> None:
+    """Large amounts are sampled ten times as often, and every row weighs one over its odds."""
+    odds = np.where(np.asarray(DATA.columns["amount"]) > 60, 1.0, 0.1)
+    drawn = DATA.standing_for((np.random.default_rng(0).random(len(DATA)) < odds) / odds)
+    assert drawn.rate == pytest.approx(DATA.rate, abs=0.02)
+    found = checks.check_against_last(PLAN, drawn, Checks(), last(DATA, events=DATA.events))
+    assert named(found, "volume").found == pytest.approx(1, abs=0.1)
+    assert named(found, "drift amount").found < 0.05
+    unweighted = TrainingSet(drawn.columns, drawn.fraud)
+    assert named(checks.check_against_last(PLAN, unweighted, Checks(), last(DATA)), "drift amount").found > 0.5
+    cheap = np.where(np.asarray(drawn.columns["amount"]) > 60, np.nan, drawn.columns["amount"])
+    whole = np.where(np.asarray(DATA.columns["amount"]) > 60, np.nan, DATA.columns["amount"])
+    assert checks.missing_share(cheap, drawn.weight) == pytest.approx(checks.missing_share(whole), abs=0.02)
 
 
 def test_texts_have_no_shape() -> None:
-    assert profile_of("text", Text.of_strings(["a"])) is None
+    assert set(checks.profiles(PLAN, DATA)) == {"amount", "channel"}
 
 
 # ---- the step --------------------------------------------------------------------------------------------------------

@@ -15,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client import REGISTRY
 
-from batch.profile import _entry, _numbers, cuts_of, independent, profile_of
+from batch.profile import cuts_of, entry_of, independent, profile_of, psi_of
 from riskflow.columns import Columns, Text, take
+from riskflow.declare import CATEGORY, NUMBER
 from riskflow.drift import (
     BINS,
     FEATURES_AT_ONCE,
@@ -43,7 +44,7 @@ COLUMNS = st.lists(VALUES, min_size=1, max_size=80)
 
 def reference_of(*columns: list[float]) -> Reference:
     values = {f"x{i}": np.array(c, np.float64) for i, c in enumerate(columns)}
-    profile = {name: _numbers(column) for name, column in values.items()}
+    profile = {name: entry_of(NUMBER, column) for name, column in values.items()}
     return Reference.of(msgspec.json.decode(msgspec.json.encode(profile)))
 
 
@@ -92,6 +93,23 @@ def test_counts_and_index_are_those_of_a_naive_one(then: list[float], now: list[
     assert missing_share(table)[0] == after[MISSING] / len(now)
 
 
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(VALUES, st.integers(1, 5)), min_size=1, max_size=40), COLUMNS)
+def test_a_row_that_stands_for_five_is_seen_as_five(rows: list[tuple[float, int]], now: list[float]) -> None:
+    values, weight = (np.array(column, np.float64) for column in zip(*rows, strict=True))
+    repeated = np.repeat(values, weight.astype(int))
+    weighted, plain = entry_of(NUMBER, values, weight), entry_of(NUMBER, repeated)
+    assert {n: weighted[n] for n in ("cuts", "counts")} == {n: plain[n] for n in ("cuts", "counts")}
+    assert weighted["missing"] == pytest.approx(plain["missing"])
+    codes = np.nan_to_num(np.clip(values, -1, 5), nan=-1).astype(np.int32)
+    assert entry_of(CATEGORY, codes, weight) == entry_of(CATEGORY, np.repeat(codes, weight.astype(int)))
+    then = entry_of(NUMBER, np.array(now))
+    assert psi_of(then, values, weight) == pytest.approx(psi_of(then, repeated), nan_ok=True)
+    assert psi_of(then, repeated) == pytest.approx(
+        reference_of(now).psi(counted(reference_of(now), repeated[:, None]))[0], nan_ok=True
+    )
+
+
 @given(COLUMNS)
 @settings(max_examples=200, deadline=None)
 def test_bins_rise_and_each_holds_something(values: list[float]) -> None:
@@ -135,7 +153,7 @@ def test_the_index_of_noise_is_about_bins_less_one_over_both_sizes() -> None:
 
 def test_codes_below_zero_are_not_known() -> None:
     column = np.array([-1, -1, 0, 0, 0, 1, 1, 1, 1, 1], np.int32)
-    reference = Reference.of({"channel": _entry("category", column)})
+    reference = Reference.of({"channel": entry_of("category", column)})
     assert reference.counts[0].tolist() == [3, 5, 0, 0, 0, 0, 0, 0, 0, 0, 2]
     assert counted(reference, [[-1.0], [0.0], [1.0], [2.0]])[0].tolist() == [1, 2, 0, 0, 0, 0, 0, 0, 0, 0, 1]
 

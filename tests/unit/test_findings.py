@@ -16,11 +16,13 @@ from batch import quality
 from batch.findings import ESTIMATED, INPUTS, MEASURED, MISSING, chance_of_each, decayed, drifted, features_of
 from batch.pipeline import Pipeline
 from batch.pipeline_watch import Watch
-from batch.profile import _numbers
+from batch.profile import entry_of, independent
 from batch.storm import Storm
-from riskflow.drift import Reference, count, places
+from riskflow.columns import Text
+from riskflow.declare import NUMBER
+from riskflow.drift import SCORE, Reference, count, places
 from riskflow.errors import DeclarationError
-from tests.unit.training_cases import DAY
+from tests.unit.training_cases import DAY, small_plan
 
 HOUR = DAY // 24
 POLICY = {"review": 0.5, "decline": 0.9}
@@ -29,20 +31,30 @@ POLICY = {"review": 0.5, "decline": 0.9}
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 20), st.booleans()), min_size=1, max_size=60))
-def test_measured_quality_is_that_of_scikit_learn(rows: list[tuple[int, bool]]) -> None:
-    score, fraud = np.array([s / 20 for s, _ in rows]), np.array([float(f) for _, f in rows])
-    found = quality.quality(score, fraud, POLICY)
+@given(st.lists(st.tuples(st.integers(0, 20), st.booleans(), st.sampled_from([1, 5])), min_size=1, max_size=60))
+def test_measured_quality_is_that_of_scikit_learn(rows: list[tuple[int, bool, int]]) -> None:
+    score, fraud, weight = (np.array(column, float) for column in zip(*rows, strict=True))
+    score /= 20
+    found = quality.quality(score, fraud, POLICY, weight)
     flagged = score >= 0.5
-    assert (found.events, found.frauds) == (len(rows), fraud.sum())
+    assert (found.events, found.frauds) == (weight.sum(), (weight * fraud).sum())
     if fraud.any():
-        assert found.ap == pytest.approx(average_precision_score(fraud, score))
-        assert found.at["review"].recall == pytest.approx(recall_score(fraud, flagged))
+        assert found.ap == pytest.approx(average_precision_score(fraud, score, sample_weight=weight))
+        assert found.at["review"].recall == pytest.approx(recall_score(fraud, flagged, sample_weight=weight))
     else:
         assert found.ap is None
     if flagged.any():
-        assert found.at["review"].precision == pytest.approx(precision_score(fraud, flagged))
-    assert found.at["decline"].events == (score >= 0.9).sum()
+        assert found.at["review"].precision == pytest.approx(precision_score(fraud, flagged, sample_weight=weight))
+    assert found.at["decline"].events == weight[score >= 0.9].sum()
+
+
+def test_rows_that_stand_for_many_tell_no_more_than_they_are() -> None:
+    score, fraud = np.full(20, 0.7), np.repeat([1.0, 0.0], 10)
+    alike = quality.quality(score, fraud, POLICY, np.full(20, 50.0))
+    assert (alike.events, alike.at["review"].seen_on, alike.frauds_seen) == (1000, 20, 10)
+    one_heavy = quality.quality(score, fraud, POLICY, np.append(np.ones(19), 1000.0))
+    assert one_heavy.at["review"].seen_on < 1.1, "nearly all is told by one row"
+    assert one_heavy.frauds_seen == 10
 
 
 def test_calibrated_scores_tell_quality_without_labels() -> None:
@@ -89,7 +101,7 @@ def findings(rng: Any, watch: Watch, customers: int, rows_each: int, *, naive: b
     then, now = (world(rng, *size, **w) for size, w in (((80, 30), {**how, "shift": 0}), ((customers, rows_each), how)))
     samples = how["alike"] and not naive
     size = {"independent": 80.0} if samples else {}
-    reference = Reference.of({name: {**_numbers(column), **size} for name, column in then.items()})
+    reference = Reference.of({name: {**entry_of(NUMBER, column), **size} for name, column in then.items()})
     matrix = np.stack([now[n] for n in FEATURES], axis=1).astype(np.float32)
     table, score = reference.table(), np.zeros(len(matrix))
     count(places(reference, [("m", FEATURES)]), {"m": matrix}, score, np.arange(len(matrix)), table)
@@ -104,7 +116,7 @@ def test_noise_says_nothing_where_events_are_few() -> None:
     watch, rng = Watch(false_alarms=0.01), np.random.default_rng(0)
     alarms = sum(bool(findings(rng, watch, 50, 1, alike=False)) for _ in range(LOOKS))
     assert alarms <= 4  # one is expected
-    known = Reference.of({n: _numbers(c) for n, c in world(rng, 80, 30, alike=False).items()})
+    known = Reference.of({n: entry_of(NUMBER, c) for n, c in world(rng, 80, 30, alike=False).items()})
     table, matrix = known.table(), rng.normal(size=(50, len(FEATURES))).astype(np.float32)
     count(places(known, [("m", FEATURES)]), {"m": matrix}, np.zeros(50), np.arange(50), table)
     assert known.psi(table).max() > 0.2
@@ -124,6 +136,29 @@ def test_drift_is_found_and_only_where_it_is(alike: bool) -> None:
     watch, rng = Watch(), np.random.default_rng(2)
     for _ in range(10):
         assert findings(rng, watch, 400, 5, alike=alike, shift=2.5) == ["f3"]
+
+
+def test_a_world_that_stays_as_it_was_is_quiet_though_the_bundle_learned_from_a_sample() -> None:
+    """Of what is reviewed anyway the sample has all, of the rest a fiftieth: unweighted it is another world."""
+    watch, plan, rng = Watch(), small_plan(), np.random.default_rng(3)
+    live = np.round(rng.beta(0.3, 12, 50_000), 6)
+    odds = np.where(live > 0.2, 1.0, 0.02)
+    drawn = np.flatnonzero(rng.random(len(live)) < odds)
+    rows = {entity: Text.of_strings(f"{entity}{i}" for i in drawn) for entity in plan.entities}
+
+    def found(weight: Any) -> list[Any]:
+        entry = {
+            **entry_of(NUMBER, live[drawn], weight),
+            "independent": independent(plan, rows, [SCORE], weight)[SCORE],
+        }
+        reference = Reference.of({SCORE: entry})
+        table = reference.table()
+        count(places(reference, []), {}, live, np.arange(len(live)), table)
+        features = features_of(reference, table, np.array([5e4]), chance_of_each(watch, reference))
+        return drifted(watch, features)
+
+    assert found(1 / odds[drawn]) == []
+    assert [f.name for f in found(None)] == [SCORE]
 
 
 def test_a_share_that_is_suddenly_unknown_is_found() -> None:
@@ -150,7 +185,7 @@ PROMISED = {"ap": 0.7, "precision": 0.6, "recall": 0.5, "validation_frauds": 600
 
 
 def at(precision: float, events: int, ap: float = 0.7, frauds: float = 600) -> dict[str, Any]:
-    return {"ap": ap, "frauds": frauds, "at": {"review": {"precision": precision, "events": events}}}
+    return {"ap": ap, "frauds_seen": frauds, "at": {"review": {"precision": precision, "seen_on": events}}}
 
 
 @pytest.mark.parametrize(
@@ -165,7 +200,7 @@ def at(precision: float, events: int, ap: float = 0.7, frauds: float = 600) -> d
         (at(0.2, 500), at(0.2, 500, ap=0.3), [
             (ESTIMATED, "precision of alerts"), (MEASURED, "precision of alerts"), (MEASURED, "average precision"),
         ]),
-        (None, {"ap": None, "frauds": 0.0, "at": {}}, []),
+        (None, {"ap": None, "frauds_seen": 0.0, "at": {}}, []),
     ],
 )  # fmt: skip
 def test_decay_is_what_is_below_the_promise_by_more_than_noise(estimated: Any, measured: Any, expected: Any) -> None:

@@ -14,6 +14,7 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from batch.compare import Beside
 from batch.gates import Gate
 from batch.gates.changes import Changes
 from batch.gates.custom import Custom
@@ -26,10 +27,11 @@ from batch.gates.segments import Segments
 from batch.gates.size import Size
 from batch.judge import Judged, judge
 from batch.publish import read_verdict, write_verdict
-from batch.resampling import Curve, paired_bootstrap
+from batch.resampling import Curve, Groups, Paired, compare
 from batch.train import Span, Trained, train
 from batch.training_set import TrainingSet
 from riskflow.bundle import Bundle
+from riskflow.columns import Text
 from riskflow.policy import Policy, PolicyFile, Review
 from tests.unit.test_judge import pipeline
 from tests.unit.training_cases import DAY, START, rows, small_plan
@@ -217,44 +219,83 @@ def test_a_bundle_that_could_not_be_made_fails_the_gates_that_need_it(trained: T
     assert [g.name for g in found.verdict.failed] == [*names]
 
 
+def test_shares_are_those_of_the_events_that_rows_stand_for() -> None:
+    rows = TrainingSet(
+        {"_id": Text.of_strings("abcd")}, np.array([1.0, 1.0, 0.0, 0.0]), weight=np.array([1.0, 9.0, 1.0, 3.0])
+    )
+    score, other = np.array([0.9, 0.1, 0.9, 0.1]), np.array([0.9, 0.1, 0.1, 0.1])
+    actions = np.array([1, 0, 1, 0]), np.array([1, 0, 0, 0])
+    case: Any = SimpleNamespace(
+        validation=rows, flagged=actions[0] > 0, groups=lambda _: {"all": np.arange(4)}, actions=lambda _: actions,
+        beside=Beside("", 1, rows, score, other),
+    )  # fmt: skip
+    found = Segments(by=["channel"], least_recall=0.5, fewest_frauds=1).judge(case)
+    assert not found.passed
+    [figures] = found.evidence["groups"].values()
+    assert (
+        figures == {"genuine": 2, "frauds": 2, "false_positive_rate": 0.25, "recall": 0.1} == found.evidence["overall"]
+    )
+    moved = Changes().judge(case).evidence
+    assert (moved["share"], moved["mean_difference"]) == pytest.approx((1 / 14, 0.8 / 14))
+
+
 # ---- resampling ------------------------------------------------------------------------------------------------------
 
 
 @examples(max_examples=80, deadline=None)
-@given(st.lists(st.tuples(st.booleans(), st.integers(0, 5), st.integers(0, 3)), min_size=2, max_size=40))
-def test_weighted_figures_are_those_of_repeated_rows(cells: list[tuple[bool, int, int]]) -> None:
-    fraud = np.array([float(f) for f, _, _ in cells])
-    score, times = np.array([s / 5 for _, s, _ in cells]), np.array([t for _, _, t in cells])
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 5), st.integers(0, 3), st.integers(0, 4)), min_size=2))
+def test_weighted_figures_are_those_of_repeated_rows(cells: list[tuple[bool, int, int, int]]) -> None:
+    """A row is there as often as its own weight and that of its entity say."""
+    fraud, score, weight, entity = (np.array(column) for column in zip(*cells, strict=True))
+    drawn = np.array([[0, 1, 2, 1, 3]])
+    times = weight * drawn[0, entity]
     y, s = np.repeat(fraud, times), np.repeat(score, times)
     if len(np.unique(y)) < 2:
         return
-    curve, weights = Curve(fraud, score), times[None, :].astype(float)
-    assert curve.ap(weights)[0] == pytest.approx(average_precision_score(y, s))
-    assert curve.auc(weights)[0] == pytest.approx(roc_auc_score(y, s))
+    curve = Curve(fraud.astype(float), score / 5, entity, weight.astype(float))
+    assert curve.ap(drawn.astype(float))[0] == pytest.approx(average_precision_score(y, s))
+    assert curve.auc(drawn.astype(float))[0] == pytest.approx(roc_auc_score(y, s))
 
 
-def test_the_interval_covers_what_is_true_as_often_as_it_says() -> None:
-    """Two scorers that are equally good: the lower end at 90 % lies above zero in about a tenth of the worlds."""
-    above = 0
-    for seed in range(100):
+def compared(metric: str, fraud: Any, score: Any, other: Any, entity: Any, draws: int = 500, seed: int = 1) -> Paired:
+    groups = Groups.of(entity, fraud)
+    its, mine = (getattr(Curve(fraud, s, groups.number), metric) for s in (other, score))
+    [found] = compare(its, [mine], groups, draws, seed)
+    return found
+
+
+@pytest.mark.parametrize(("customers", "frauds"), [(600, 0.15), (600, 0.02)])
+def test_the_interval_covers_what_is_true_as_often_as_it_says(customers: int, frauds: float) -> None:
+    """Two scorers that are equally good: the lower end at 90 % lies above zero in at most a tenth of the worlds, be it
+    with a dozen frauds."""
+    above, worlds = 0, 200
+    for seed in range(worlds):
         rng = np.random.default_rng(seed)
-        fraud = (rng.random(600) < 0.15).astype(float)
-        a, b = (fraud + rng.normal(0, 1.0, 600) for _ in range(2))
-        drawn = paired_bootstrap("ap", fraud, a, b, groups=np.arange(600), draws=200, seed=seed)
-        above += drawn.interval(confidence=0.9)[0] > 0
-    assert 2 <= above <= 22
+        fraud = (rng.random(customers) < frauds).astype(float)
+        a, b = (1.5 * fraud + rng.normal(0, 1.0, customers) for _ in range(2))
+        found = compared("ap", fraud, a, b, np.arange(customers), draws=200, seed=seed)
+        above += found.bounds(0.1)[0] > 0
+    assert 0.02 * worlds <= above <= 0.1 * worlds
+
+
+def test_with_few_frauds_the_bound_is_that_of_student() -> None:
+    rng = np.random.default_rng(0)
+    fraud = np.append(np.ones(5), np.zeros(400))
+    found = compared("ap", fraud, fraud + rng.normal(size=405), fraud + rng.normal(size=405), np.arange(405))
+    drawn = found.mine_drawn - found.its_drawn
+    low, high = found.bounds(0.05)
+    assert low < np.quantile(drawn, 0.05)
+    assert high > np.quantile(drawn, 0.95)
 
 
 def test_draws_are_the_same_each_time_and_keep_groups_together() -> None:
     rng = np.random.default_rng(1)
     fraud, score, other = (rng.random(400) < 0.2).astype(float), rng.random(400), rng.random(400)
-    first, again = (
-        paired_bootstrap("auc", fraud, score, other, groups=np.arange(400) // 4, draws=150) for _ in range(2)
-    )
+    first, again = (compared("auc", fraud, score, other, np.arange(400) // 4, draws=150) for _ in range(2))
     assert first.mine_drawn.tobytes() == again.mine_drawn.tobytes()
     assert first.draws == 150
     nine = [np.tile(column, 9) for column in (fraud, score, other)]
-    copies = paired_bootstrap("ap", *nine, groups=np.tile(np.arange(400), 9))
-    single = paired_bootstrap("ap", fraud, score, other, groups=np.arange(400))
+    copies = compared("ap", *nine, np.tile(np.arange(400), 9))
+    single = compared("ap", fraud, score, other, np.arange(400))
     ratio = copies.mine_drawn.std() / single.mine_drawn.std()
     assert ratio == pytest.approx(1, abs=0.15), "nine copies of a row are no nine rows"

@@ -9,6 +9,7 @@ import pytest
 from batch import horse_race
 from batch.horse_race import ACTION, AT, ENTITY, EVENT, FRAUD, LOST, SCORE, Field
 from batch.pipeline_promotion import RaceFile
+from batch.training_set import WEIGHT
 from riskflow.policy import DAY_MS
 
 RULES = RaceFile(horizon="2d", fewest_frauds=10, replicates=200)
@@ -23,7 +24,8 @@ def field(days: float, frauds_a_day: int = 20, mature_days: float | None = None)
     fraud = (np.arange(n) % (200 // frauds_a_day) == 0).astype(float)
     table = {
         EVENT: [f"e{i}" for i in range(n)], AT: at_ms, ENTITY: rng.integers(0, 150, n), FRAUD: fraud,
-        LOST: np.full(n, 10.0), SCORE.format(1): rng.random(n), ACTION.format(1): np.zeros(n, np.int8),
+        LOST: np.full(n, 10.0), WEIGHT: np.ones(n),
+        SCORE.format(1): rng.random(n), ACTION.format(1): np.zeros(n, np.int8),
         SCORE.format(2): fraud * 0.5 + rng.random(n) * 0.3, ACTION.format(2): np.zeros(n, np.int8),
     }  # fmt: skip
     mature = START + int((days if mature_days is None else mature_days) * DAY_MS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,15 @@ from sklearn.ensemble import RandomForestClassifier
 
 from batch import metrics
 from batch.gates.parity import OnnxParity
+from batch.gates.segments import Segments
 from batch.judge import Judged, judge
 from batch.pipeline import Pipeline, PipelineFile
 from batch.pipeline_checks import Range
+from batch.profile import psi_of
 from batch.publish import GatesFailed, champion_bundle, publish, read_verdict, write_verdict
 from batch.train import Span, Trained, train
 from batch.training_set import TrainingSet
-from riskflow.bundle import Bundle
+from riskflow.bundle import CARD, Bundle
 from riskflow.keys import public_keys_of
 from riskflow.names import Names
 from riskflow.plan import Plan
@@ -84,6 +87,57 @@ def test_lift_says_how_many_times_the_usual_rate() -> None:
     score, fraud = np.linspace(1, 0, 1000), np.zeros(1000)
     fraud[[0, 1, 2, 3, 4, 500, 600, 700, 800, 900]] = 1
     assert metrics.lift(score, fraud) == pytest.approx(0.5 / 0.01)
+
+
+def test_what_a_sample_says_by_weight_is_what_all_rows_say() -> None:
+    """Nine in ten rows of low score are left out, and the tenth weighs ten."""
+    rng = np.random.default_rng(0)
+    n = 100_000
+    score = rng.beta(0.5, 5, n)
+    fraud, at_ms, card = (rng.random(n) < score).astype(float), rng.integers(0, 3 * DAY, n), rng.integers(0, n, n)
+    odds = np.where(score > 0.4, 1.0, 0.1)
+    drawn = rng.random(n) < odds
+    mine, weight = (score[drawn], fraud[drawn]), 1 / odds[drawn]
+    lift = metrics.lift(score, fraud, 0.02)
+    assert metrics.lift(*mine, 0.02, weight) == pytest.approx(lift, rel=0.03)
+    assert metrics.lift(*mine, 0.02) != pytest.approx(lift, rel=0.2)
+    among = (card[drawn], at_ms[drawn], 5000)
+    whole = metrics.card_precision(score, fraud, card, at_ms, 5000)
+    assert metrics.card_precision(*mine, *among, weight) == pytest.approx(whole, rel=0.05)
+    assert metrics.card_precision(*mine, *among) != pytest.approx(whole, rel=0.15)
+    other = np.where(score > 0.4, score, 0.0)
+    moved, all_moved = (
+        metrics.difference(mine[0], other[drawn], 0.1, 0.1, weight), metrics.difference(score, other, 0.1, 0.1)
+    )  # fmt: skip
+    for name in ("mean", "change_sides"):
+        assert moved[name] == pytest.approx(all_moved[name], rel=0.05)
+
+
+def test_a_bundle_from_a_sample_holds_the_figures_of_all() -> None:
+    """Profile, usual values, curves and segments of the card, gates: of the events that the sampled rows stand for."""
+    plan, data = small_plan(), rows(20_000)
+    odds = np.where(np.asarray(data.columns["amount"]) > 100, 1.0, 0.2)
+    sample = data.standing_for((np.random.default_rng(1).random(len(data)) < odds) / odds)
+    whole, found = judged(plan, data), judged(plan, sample, None, None, Segments(by=["channel"], least_recall=0.0))
+    assert whole.bundle is not None
+    assert found.bundle is not None
+    usual, wanted = found.bundle.reference["amount"], whole.bundle.reference["amount"]
+    assert usual == pytest.approx(wanted, rel=0.05)
+    assert np.median(sample.columns["amount"]) > 1.2 * wanted
+    counts = np.array(found.bundle.profile["amount"]["counts"])
+    assert counts.sum() == pytest.approx(len(data), rel=0.03)
+    assert psi_of(found.bundle.profile["amount"], data.columns["amount"]) < 0.05
+    card, of_all = (json.loads(one.bundle.files[CARD]) for one in (found, whole))
+    for group in ("online", "chip"):
+        pair = [c["segments"]["channel"][group] for c in (card, of_all)]
+        assert pair[0]["events"] == pytest.approx(pair[1]["events"], rel=0.1)
+        assert pair[0]["false_positive_rate"] < 0.1
+    [gate] = [g for g in found.verdict.gates if g.name == "segments channel"]
+    online = card["segments"]["channel"]["online"]
+    assert gate.evidence["groups"]["channel=online"]["recall"] == pytest.approx(online["recall"], abs=0.2)
+    genuine = [sum(c["curves"]["scores"]["genuine"]) for c in (card, of_all)]
+    assert genuine[0] == pytest.approx(genuine[1], rel=0.05)
+    assert found.bundle.metrics["validation_frauds_seen"] < found.bundle.metrics["validation_frauds"]
 
 
 def test_rows_that_change_sides_are_counted_both_ways() -> None:

@@ -17,9 +17,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from batch import lake, metrics
-from batch.let_through import Decisions, read_decisions, weighted
-from batch.retrain import replay_frame, span_set, terms_of, with_features
-from batch.training_set import Labels, TrainingSet
+from batch.let_through import Decisions, read_decisions, stands_for
+from batch.retrain import replay_frame, span_set, with_features
+from batch.training_set import AS_LABELLED, TrainingSet
+from batch.truth import terms_of
 from batch.weights import fit
 from riskflow.columns import Text, take
 from riskflow.errors import DeclarationError, RiskflowError
@@ -39,7 +40,7 @@ from riskflow.policy import (
 from riskflow.scoring import Scorer
 from tests.unit.bundle_cases import KEY
 from tests.unit.lake_cases import Streamed, ids, run_in, streamed
-from tests.unit.training_cases import rows, small_plan
+from tests.unit.training_cases import small_plan
 
 # ---- deciding --------------------------------------------------------------------------------------------------------
 
@@ -127,19 +128,16 @@ def sorted_hashes(names: list[str]) -> Any:
 
 
 def test_who_stands_for_whom() -> None:
-    data = rows(6)
-    names = ids(data.columns)
-    data = TrainingSet(data.columns, np.array([0.0, 1, 0, 0, 1, 0]))
-    by = dict(zip(Text.of_strings([names[1], names[2], names[3]]).hashes().tolist(), [7, 7, 8], strict=True))
+    """Bundle 7 lets some through, so what it declined itself says nothing; of what bundle 8 declined labels speak."""
+    names = ["let", "by 7", "by 7, fraud", "by 8", "by 8, fraud", "approved", "approved, fraud"]
+    events = Text.of_strings(names).hashes()
+    said = np.array([np.nan, np.nan, 1, np.nan, 1, np.nan, 1])
+    by = dict(zip(events[1:5].tolist(), [7, 7, 8, 8], strict=True))
     decisions = Decisions(
-        declined=np.array(sorted(by)), by=np.array([by[h] for h in sorted(by)]), let=sorted_hashes([names[0]]),
+        declined=np.array(sorted(by)), by=np.array([by[h] for h in sorted(by)]), let=events[:1],
         share=np.array([0.1]), lets_through=np.array([7]),
     )  # fmt: skip
-    labels = Labels(sorted_hashes([names[4]]), np.array([1.0]), np.array([0]))
-    found = weighted(data, labels, decisions)
-    assert ids(found.columns) == [names[0], names[4], names[5]], "bundle 8 let nobody through: unlabelled, so unknown"
-    assert found.weight is not None
-    assert found.weight.tolist() == [10.0, 1.0, 1.0]
+    assert stands_for(events, said, decisions).tolist() == [10, 0, 0, 0, 1, 1, 1]
 
 
 def world(n: int, seed: int) -> tuple[Any, Any]:
@@ -230,11 +228,7 @@ def write_scores(run: Any, events: Any, scored: Any) -> None:
 def weighted_run(archived: Streamed) -> Any:
     import dataclasses
 
-    import msgspec
-
-    run = archived.run()
-    file = msgspec.structs.replace(run.pipeline.file, declined="weighted")
-    return dataclasses.replace(run, name="weighted", pipeline=dataclasses.replace(run.pipeline, file=file))
+    return dataclasses.replace(archived.run(), name="weighted")
 
 
 def test_the_archived_score_says_who_was_let_through_and_with_which_odds(archived: Streamed) -> None:
@@ -246,11 +240,30 @@ def test_the_archived_score_says_who_was_let_through_and_with_which_odds(archive
     assert sum(f'"{LET_THROUGH}0.2"' in text for text in texts) == len(found.let)
 
 
+def test_of_scores_that_were_sent_twice_those_of_the_higher_epoch_count(archived: Streamed) -> None:
+    run = archived.run()
+    first = read_decisions(run)
+    (path,) = (run.conf.lake_folder / run.names.scores).glob("date=*/*.parquet")
+    table = pl.read_parquet(path)
+    n = len(table)
+    again = table.with_columns(pl.col(lake.OFFSET) + n, reasons=pl.lit("[]"), **{lake.EPOCH: pl.lit(2)})
+    later = path.with_name(lake.part_name(0, n, 2 * n - 1))
+    again.write_parquet(later)
+    try:
+        assert len(read_decisions(run).let) == 0 < len(first.let)
+    finally:
+        later.unlink()
+
+
 def test_training_weighs_them_and_leaves_the_declined_ones_out(archived: Streamed) -> None:
+    import dataclasses
+
     run = weighted_run(archived)
     replay_frame(run)
     data = TrainingSet.read(run.folder / "frame.parquet")
-    plain = span_set(run, (columns := with_features(run)), terms_of(archived.run(), columns))
+    columns = with_features(run)
+    plain = span_set(run, columns, dataclasses.replace(terms_of(run, columns), declined=AS_LABELLED))
+    assert plain.weight is None
     assert data.weight is not None
     assert set(data.weight.tolist()) == {1.0, 5.0}
     action = dict(zip(ids(archived.rows), np.asarray(archived.rows["_action"]).tolist(), strict=True))

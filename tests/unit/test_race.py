@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batch.race import Entrant, Money, race, saved
+from batch.resampling import Groups
 from riskflow.policy import APPROVE, DECLINE, REVIEW
 
 SIMULATIONS = 200
@@ -81,7 +82,8 @@ def test_what_is_saved_is_what_a_naive_count_says(seed: int, n: int) -> None:
             cost += money.review
         elif a == DECLINE:
             cost += 0.0 if bad else money.wrong_decline
-    assert saved(action, fraud, money)(np.ones((1, n)))[0] == pytest.approx(-cost / n)
+    groups = Groups.of(rng.integers(0, 5, n), fraud)
+    assert saved(action, fraud, money, groups)(np.ones((1, groups.size)))[0] == pytest.approx(-cost / n)
 
 
 def test_by_cost_the_cheaper_one_wins() -> None:

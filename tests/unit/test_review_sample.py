@@ -14,13 +14,12 @@ import pytest
 
 from batch import dataset, lake, review_sample
 from batch.pipeline_review import Review
-from batch.retrain import replay_frame
-from batch.review_sample import DECISION, RANDOM, UNCERTAIN, draw, read_odds, review_step, sampled, samples
-from batch.training_set import Labels, TrainingSet
+from batch.retrain import Run, replay_frame
+from batch.review_sample import DECISION, RANDOM, UNCERTAIN, draw, read_odds, review_step, samples, stands_for
+from batch.training_set import TrainingSet
 from riskflow.columns import Text
-from riskflow.errors import NotReady
+from riskflow.errors import NotReady, RiskflowError
 from tests.unit.lake_cases import Streamed, ids, run_in, streamed
-from tests.unit.training_cases import rows
 
 POLICIES = {1: {"review": 0.5, "decline": 0.9}, 2: None}
 
@@ -81,16 +80,39 @@ def test_the_odds_correct_what_the_sample_says_of_all() -> None:
     assert np.mean(plain) > 1.5
 
 
+def test_of_samples_that_overlap_odds_are_those_of_being_in_either(archived: Any) -> None:
+    """An estimate over two samples that share half of their events: as large as all events, whatever the shares."""
+    estimates, in_both = [], []
+    for seed in range(12):
+        table = scores(seed=seed)
+        true = (table["score"] > 0.3).sum()
+        folder = archived.conf.lake_folder / review_sample.FOLDER / "card_fraud"
+        folder.mkdir(parents=True, exist_ok=True)
+        for share, first, end in ((0.1, 0, 3000), (0.05, 2000, 5000)):
+            span = table.filter(pl.col("occurred_at").is_between(1_000_000 + first, 1_000_000 + end, closed="left"))
+            wanted = Review(uncertain=0.01, random=share, seed=seed)
+            draw(span, POLICIES, wanted).write_parquet(folder / f"{first}-{end}.parquet")
+        odds = read_odds(archived)
+        hashes = Text.of_strings(table["event_id"].to_list()).hashes().tolist()
+        high = dict(zip(hashes, (table["score"] > 0.3).to_list(), strict=True))
+        estimates.append(sum(1 / o for key, o in odds.items() if high[key]) / true)
+        in_both.append(sum(1 / odds[key] for key in hashes[2000:3000] if key in odds) / 1000)
+    assert np.mean(estimates) == pytest.approx(1, abs=0.03)
+    assert np.mean(in_both) == pytest.approx(1, abs=0.05)
+
+
+def test_a_sample_with_another_seed_may_not_overlap(archived: Any) -> None:
+    first = review_step(archived, tell_kafka=False)
+    reseeded = with_review(archived, Review(uncertain=0.01, random=0.05, seed=1))
+    with pytest.raises(RiskflowError, match=r"drawn with seed 0.*Set review\.seed back, or draw from 1005000 on"):
+        review_step(reseeded, 1_004_000, 1_006_000, tell_kafka=False)
+    write(archived, scores(seed=1).with_columns(pl.col(lake.OFFSET) + 5000, pl.col("occurred_at") + 9_000))
+    assert review_step(reseeded, tell_kafka=False)["from_ms"] == first["to_ms"]
+
+
 def test_only_labelled_ones_of_the_sample_are_learned_from() -> None:
-    data = rows(5)
-    hashes = data.columns["_id"].hashes()  # type: ignore[union-attr]
-    order = np.argsort(hashes[[0, 1]])
-    labels = Labels(hashes[[0, 1]][order], np.array([1.0, 0.0])[order], np.zeros(2, np.int64))
-    data = TrainingSet(data.columns, np.array([1.0, 0, 0, 0, 0]))
-    found = sampled(data, labels, {int(hashes[0]): 0.1, int(hashes[1]): 1.0, int(hashes[2]): 1.0})
-    assert ids(found.columns) == ids(data.columns)[:2]
-    assert found.weight is not None
-    assert found.weight.tolist() == [10.0, 1.0]
+    events, said = np.arange(5), np.array([1.0, 0.0, np.nan, np.nan, 1.0])
+    assert stands_for(events, said, {0: 0.1, 1: 1.0, 2: 1.0}).tolist() == [10, 1, 0, 0, 0]
 
 
 # ---- the step --------------------------------------------------------------------------------------------------------
@@ -108,11 +130,14 @@ class Known:
 @pytest.fixture
 def archived(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     monkeypatch.setattr("batch.read_only.Shelf", Known)
-    run = run_in(tmp_path)
-    file = msgspec.structs.replace(run.pipeline.file, review=Review(uncertain=0.01, random=0.05))
-    run = replace(run, pipeline=replace(run.pipeline, file=file))
+    run = with_review(run_in(tmp_path), Review(uncertain=0.01, random=0.05))
     write(run, scores())
     return run
+
+
+def with_review(run: Run, review: Review) -> Run:
+    file = msgspec.structs.replace(run.pipeline.file, review=review)
+    return replace(run, pipeline=replace(run.pipeline, file=file))
 
 
 def write(run: Any, table: pl.DataFrame) -> None:
@@ -174,11 +199,10 @@ def test_a_set_that_was_learned_from_a_sample_is_made_again(
     table = pl.DataFrame({
         "event_id": ids(events), "occurred_at": events["at_ms"], "score": events["_score"], "bundle": 1,
         "action": [("approve", "review", "decline")[a] for a in np.asarray(events["_action"]).tolist()],
-        lake.EPOCH: 1, lake.OFFSET: np.arange(n), lake.PARTITION: 0,
+        lake.EPOCH: 1, lake.OFFSET: np.arange(n), lake.PARTITION: 0, "reasons": "[]",
     })  # fmt: skip
     write(run, table)
-    file = msgspec.structs.replace(run.pipeline.file, review=Review(uncertain=0.05, random=0.5, learn="sampled"))
-    run = replace(run, pipeline=replace(run.pipeline, file=file))
+    run = with_review(run, Review(uncertain=0.05, random=0.5, learn="sampled"))
     review_step(run, tell_kafka=False)
     replay_frame(run)
     data = TrainingSet.read(run.folder / "frame.parquet")

@@ -234,7 +234,7 @@ def archived(run: Run, feed: str, first: int, **columns: list[Any]) -> None:
 
 
 def test_labels_are_announced_when_events_have_become_mature_and_once(tmp_path: Path) -> None:
-    """Maturity is 14 days: of five labelled events those are counted that are older beside the newest event."""
+    """Maturity is 14 days: of five labelled events those are counted that are older beside the newest row."""
     run = Run.of(plan_of(), load(home=tmp_path), "first")
     assert ready.fresh_labels(run) == {"mature": 0, "fresh": 0, "ready": False}
     at = [0, DAY, 2 * DAY, 10 * DAY, 15 * DAY]
@@ -252,3 +252,8 @@ def test_labels_are_announced_when_events_have_become_mature_and_once(tmp_path: 
 
     archived(run, "events", 5, **{ID: ["f"], TIME: [25 * DAY], lake.STATUS: ["ok"]})
     assert ready.fresh_labels(replace(run, name="third")) == {"mature": 4, "fresh": 1, "ready": True}  # d
+
+    archived(run, "events", 6, **{ID: ["g"], TIME: [14 * DAY], lake.STATUS: ["ok"]})
+    archived(run, "labels", 6, **{"event_id": ["g"], TIME: [28 * DAY], lake.STATUS: ["ok"]})
+    found = ready.fresh_labels(replace(run, name="fourth"))
+    assert found == {"mature": 5, "fresh": 1, "ready": True}, "so late somebody has spoken"

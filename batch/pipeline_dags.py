@@ -44,7 +44,7 @@ STEPS_OF = {  # the tasks of each DAG, in order; between approval and crown stan
     "score_batch": ("score",),
     "drift": ("drift", "ask_retrain"),
     "backtest": ("prepare", "count_day", "join"),
-    "maintain": ("mend", "compact", "drop_old_files", "drop_old_bundles", "drop_old_runs"),
+    "maintain": ("take_back_late", "mend", "compact", "drop_old_files", "drop_old_bundles", "drop_old_runs"),
 }  # fmt: skip
 GO_ON = ("judge", "compact", "drop_old_files")  # a task that failed before them does not stop them
 DROPPABLE = ("scores", "rejected", "shadow", "external", "drift")  # training and rebuild fold all others from the start

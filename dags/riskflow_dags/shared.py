@@ -34,7 +34,7 @@ SPAN = {
     "from": Param(None, type=["null", "string"], description="Events from then on: RFC 3339 or a day, UTC"),
     "to": Param(None, type=["null", "string"], description="Events before then; neither: the run's data interval"),
 }
-IN_WORKER = ("publish", "crown", "ready", "ask_retrain")  # they sign, or speak about assets
+IN_WORKER = ("publish", "crown", "take_back", "take_back_late", "ready", "ask_retrain")  # sign, or speak of assets
 ABOUT = (
     "\nWritten down in `usecases/{usecase}/{file}`; it runs: {when}. `riskflow runs list {usecase}` shows its history."
 )

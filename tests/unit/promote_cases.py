@@ -99,7 +99,7 @@ class Installation:
             about = {"event_id": event, "occurred_at": at_ms, "customer_id": f"c{i % customers}", "terminal_id": "t",
                      "amount": 1.0, "channel": "chip"}  # fmt: skip
             events.append((now_ms, json.dumps(about).encode()))
-            opinions = [_opinion("champion", beaten, its), _opinion("challenger", version, mine)]
+            opinions = [_opinion("challenger", version, mine), _opinion("champion", beaten, its)]
             said.append((now_ms, _said(event, at_ms, _decided(version, mine), opinions)))
         self._write(self.run.names.feed("events"), events)
         self._write(self.run.names.shadow, said)

@@ -82,6 +82,14 @@ def test_one_customer_stops_nobody_however_many_events_he_has() -> None:
     assert failed(pairs(np.full(900, 2), np.zeros(900, int), np.zeros(900, int))) == []
 
 
+def test_of_a_customer_the_first_event_counts_on_which_the_two_disagree() -> None:
+    """Of three customers: agreed, then stricter, then laxer and laxer again."""
+    canary, champion = np.repeat([0, 2, 0, 0], 3), np.repeat([0, 0, 2, 2], 3)
+    alerts, declines = look(pairs(canary, champion, [0, 1, 2] * 4), LIMITS).checks
+    assert (alerts.stricter, alerts.laxer) == (declines.stricter, declines.laxer) == (3, 0)
+    assert (declines.canary, declines.champion) == (0.25, 0.5)
+
+
 # ---- chance ----------------------------------------------------------------------------------------------------------
 
 

@@ -89,10 +89,12 @@ def test_a_challenger_that_was_judged_races_again_on_later_events_only(made: Ins
 def test_a_newcomer_races_on_events_on_which_others_were_judged(made: Installation) -> None:
     made.publish("challenger")
     made.raced(2, 3, knows=3)
-    assert race(made.run)["winner"] is None
-    made.retire("challenger")
+    lost = race(made.run)
+    assert lost["winner"] is None
     made.publish("challenger")
-    assert race(made.run)["winner"] == 3
+    won = race(made.run)
+    assert won["winner"] == 3
+    assert won["evidence"]["first_ms"] == lost["evidence"]["first_ms"]
 
 
 # ---- the ramp --------------------------------------------------------------------------------------------------------
@@ -231,6 +233,14 @@ def test_a_newer_challenger_does_not_stop_the_one_that_has_won(won: tuple[Instal
     ramp(made.run, raced, 0.1)
     made.decided(2, SAME, SAME)
     assert guard(made.run, raced)["waits"] == ""
+
+
+def test_one_that_challenges_under_another_name_goes_on(won: tuple[Installation, Any]) -> None:
+    made, raced = won
+    made.move("challenger:again", 2)
+    made.retire("challenger")
+    ramp(made.run, raced, 0.1)
+    assert made.standing["canary"] == 2
 
 
 def test_the_canary_of_somebody_else_is_left_alone(won: tuple[Installation, Any]) -> None:

@@ -64,7 +64,7 @@ class Superseded(Stopped):
 
 def race(run: Run) -> Summary:
     """{"winner": version or None, "waits": what for, "evidence": ..., "champion": who was raced against}."""
-    take_back(run, "its ramp has ended, and nobody guards it")
+    take_back(run, "Its ramp has ended, and nobody guards it")
     aliases = run.registry().aliases()
     champion = aliases.get(CHAMPION)
     if champion is None:

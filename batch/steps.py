@@ -219,10 +219,10 @@ def _answered(answer: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def take_back(run: Run, asked: Asked) -> Summary:
-    """Takes the canary off when a task of its ramp has failed: the champion decides everything again."""
+    """Takes the canary off when its ramp has ended without a crown: the champion decides everything again."""
     from batch import promote
 
-    return promote.take_back(run, f"A task of its ramp has failed (run {run.name})")
+    return promote.take_back(run, f"Its ramp has ended without a crown (run {run.name})")
 
 
 # ---- the past --------------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from riskflow_dags.task import asked, riskflow_task
 
 A_LOOK = timedelta(minutes=15)  # one look of a guard takes seconds; one that hangs is as bad as none
 TAKE_BACK_TRIES = 20
+ANSWER = "answer"  # of the person who was asked
 
 DOC = """
 ### {usecase}: from challenger to champion
@@ -25,7 +26,7 @@ then decides for a growing share of the entities. A guard looks at every share w
 
 - Nobody won, or nobody can have won yet: everything after `winner` is skipped, and the next run looks again.
 - The guard or the person said no: that version challenges no more, so the next run does not ask again.
-- A task of the ramp failed: `take_back` takes the canary off.
+- The ramp ended otherwise than by the crown: `take_back` takes the canary off.
 - To stop a roll-out: `riskflow models retire canary`. To go back: `riskflow models rollback`.
 """
 QUESTION = """
@@ -53,7 +54,8 @@ def make(maker: Maker) -> DAG:
         chain(last, *ramp, crowned)
         if answer is not None:
             ramp[0] >> _rejected()
-        [*ramp, crowned] >> maker.step("take_back", trigger_rule=TriggerRule.ONE_FAILED, retries=TAKE_BACK_TRIES)
+        # A teardown runs whatever became of the ramp, also when a person ends the run, and hides no failure of it.
+        [*ramp, crowned] >> maker.step("take_back", skip_unless="taken_back", retries=TAKE_BACK_TRIES).as_teardown()
     return dag
 
 
@@ -71,7 +73,14 @@ def _approval(maker: Maker) -> Any:
 
     from riskflow_dags.shared import alert_failed
 
-    return ApprovalOperator(
+    class Approval(ApprovalOperator):
+        """Hands over a no as well, before Airflow's own skips what follows and keeps nothing of it."""
+
+        def execute_complete(self, context: Any, event: dict[str, Any]) -> Any:
+            context["ti"].xcom_push(ANSWER, event)
+            return super().execute_complete(context, event)
+
+    return Approval(
         task_id="approval",
         doc_md="Asks a person; no answer in time is a no.",
         subject=f"{maker.usecase}: shall version {{{{ ti.xcom_pull(task_ids='race')['winner'] }}}} be rolled out?",
@@ -91,8 +100,9 @@ def _rejected() -> Any:
     def rejected() -> Any:
         """Takes the winner out of the race after a no: the same one is not asked again."""
         context = get_current_context()
-        raced, answer = (context["ti"].xcom_pull(task_ids=name) for name in ("race", "approval"))
-        if "Reject" not in (answer or {}).get("chosen_options", ()):
+        raced = context["ti"].xcom_pull(task_ids="race")
+        answer = context["ti"].xcom_pull(task_ids="approval", key=ANSWER) or {}
+        if "Reject" not in answer.get("chosen_options", ()):
             raise Skipped("nobody has rejected it")
         return perform(asked(context, "reject"), {"raced": raced, "answer": answer})
 

@@ -155,7 +155,7 @@ def test_a_winner_is_approved_then_ramped_and_guarded_share_by_share(in_pods: di
     assert sorted(upstream) == sorted([*chain, "rejected", "take_back"])
     for before, after in pairwise(chain):
         assert before in upstream[after]
-    assert promote["kinds"]["approval"] == "ApprovalOperator"
+    assert promote["kinds"]["approval"] == "Approval"
     assert promote["modes"] == {"guard_0_5": "reschedule", "guard_10": "reschedule"}  # no slot is held between looks
 
 
@@ -163,7 +163,7 @@ def test_whatever_fails_after_the_canary_came_takes_it_back_and_a_no_ends_the_ra
     promote = in_pods["card_fraud_promote"]
     ramp = ["canary_0_5", "guard_0_5", "canary_10", "guard_10", "crown"]
     assert promote["upstream"]["take_back"] == sorted(ramp)
-    assert promote["rules"]["take_back"].endswith("ONE_FAILED")
+    assert promote["rules"]["take_back"].endswith("ALL_DONE_SETUP_SUCCESS")
     assert promote["upstream"]["rejected"] == ["canary_0_5"]  # a no skips what hangs on the question itself
     assert promote["rules"]["rejected"].endswith("ALL_SKIPPED")
     assert not {"take_back", "rejected"} & set(promote["pods"])

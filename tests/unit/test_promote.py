@@ -298,7 +298,7 @@ def test_a_task_of_the_ramp_that_was_killed_is_followed_by_one_that_takes_the_ca
     assert step("take_back")(made.run, ASKED) == {"taken_back": 2}
     assert made.standing == {"champion": 1, "challenger": 2}
     assert step("take_back")(made.run, ASKED) == {"taken_back": None}
-    with pytest.raises(GuardFailed, match="by guard: A task of its ramp has failed"):
+    with pytest.raises(GuardFailed, match="by guard: Its ramp has ended without a crown"):
         guard(made.run, raced)  # of a process that was believed to be dead
     assert made.standing == {"champion": 1, "challenger": 2}
 

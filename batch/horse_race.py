@@ -2,15 +2,13 @@
 
 A race begins with the first event that all of them have scored. It ends when the horizon has passed, its events are
 mature, and enough of them are frauds; until then nobody looks at who leads. Then it is judged (batch/race.py), once:
-the verdict is kept in `<home>/races/<use case>/`, and a field of the same versions is not judged again.
+the verdict is kept (batch/verdicts.py), and no challenger is judged again on events on which it was judged before.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +21,7 @@ from batch.retrain import Run, collected
 from batch.shadow_scores import read_shadow_scores
 from batch.training_set import WEIGHT
 from batch.truth import terms_of, truth
+from batch.verdicts import Verdict, judged_until_ms, read_verdict, verdict_path, write_verdict
 from riskflow.bundle import Bundle
 from riskflow.columns import Text
 from riskflow.durations import duration_ms
@@ -84,14 +83,15 @@ class Field:
         return self.table[name].to_numpy()
 
 
-def run_race(run: Run, champion: Move, challengers: Sequence[Move]) -> dict[str, Any]:
+def run_race(run: Run, champion: Move, challengers: Sequence[Move]) -> Verdict:
     """{"winner": version or None, "waits": what for, "evidence": ...}. Raises RiskflowError for unknown costs."""
-    kept = _kept(run, champion, challengers)
-    if kept.is_file():
-        return dict(json.loads(kept.read_text()))
-    rules = run.pipeline.file.race
+    path = verdict_path(run, champion, challengers)
+    kept = read_verdict(path)
+    if kept is not None:
+        return kept
+    rules, versions = run.pipeline.file.race, [c.version for c in challengers]
     costs = _costs(run, champion) if rules.metric == COST else None
-    field = field_of(run, champion.version, [c.version for c in challengers], costs)
+    field = field_of(run, champion.version, versions, costs, judged_until_ms(run, versions))
     waits = field.waits(rules)
     if waits:
         return {"winner": None, "waits": waits, "evidence": {}}
@@ -99,15 +99,18 @@ def run_race(run: Run, champion: Move, challengers: Sequence[Move]) -> dict[str,
     result = judged.judged(rules, _money(judged, costs))
     span = {"first_ms": judged.begin_ms, "last_ms": judged.mature_ms, "rules": _plain(rules)}
     verdict = {"winner": result.winner, "waits": "", "evidence": {**result.to_json(), **span}}
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    kept.write_text(json.dumps(verdict, indent=2) + "\n")
+    write_verdict(path, verdict)
     return verdict
 
 
-def field_of(run: Run, champion: int, challengers: Sequence[int], costs: Costs | None = None) -> Field:
-    """All events whose truth is known, that the champion decided and every challenger scored."""
+def field_of(
+    run: Run, champion: int, challengers: Sequence[int], costs: Costs | None = None, from_ms: int = 0
+) -> Field:
+    """All events from from_ms on whose truth is known, that the champion decided and every challenger scored."""
     events, mature_ms = _known_events(run, costs)
     scores = _side_by_side(run, champion, challengers)
+    if len(scores):
+        scores = scores.filter(pl.col("occurred_at") >= from_ms)
     table = events.join(scores, on=EVENT, how="inner").sort(AT, EVENT) if len(scores) else events.clear()
     begin_ms = int(scores["occurred_at"].min()) if len(scores) else 0  # type: ignore[arg-type]
     return Field(table, champion, tuple(challengers), begin_ms, mature_ms)
@@ -163,12 +166,6 @@ def _costs(run: Run, champion: Move) -> Costs:
 
 def _money(field: Field, costs: Costs | None) -> Money | None:
     return Money(field.table[LOST].to_numpy(), costs.review, costs.wrong_decline) if costs else None
-
-
-def _kept(run: Run, champion: Move, challengers: Sequence[Move]) -> Path:
-    """Named by moves: the same version that challenges once more runs another race."""
-    numbers = "-".join(str(c.number) for c in sorted(challengers, key=lambda c: c.number))
-    return run.conf.home / "races" / run.plan.name / f"race-{champion.number}-{numbers}.json"
 
 
 def _plain(rules: RaceFile) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -150,16 +151,22 @@ class Seen:
 
 
 def read_topic(
-    lake: Path, topic: str, columns: list[str] | None = None, upto: Mapping[int, int] | None = None
+    lake: Path,
+    topic: str,
+    columns: list[str] | None = None,
+    upto: Mapping[int, int] | None = None,
+    since_ms: int = 0,
 ) -> pl.DataFrame:
     """All archived records of a topic, as they were sent; columns that a file does not have are null there.
 
-    upto: partition -> the first offset that is not read; a partition that it does not name is left out.
-    Raises BrokenFile for one that cannot be read.
+    upto: partition -> the first offset that is not read; a partition that it does not name is left out. since_ms: files
+    of earlier days (of the broker's time) are not opened. Raises BrokenFile for one that cannot be read.
     """
+    first_day = f"date={datetime.fromtimestamp(since_ms / 1000, UTC):%Y-%m-%d}"
     for look in range(LOOKS):
         try:
-            frames = [_read(part, columns, upto) for part in parts(lake, topic)]
+            wanted = [part for part in parts(lake, topic) if part.path.parent.name >= first_day]
+            frames = [_read(part, columns, upto) for part in wanted]
             break
         except FileNotFoundError:  # it was merged into a longer one (batch/compact.py)
             if look == LOOKS - 1:

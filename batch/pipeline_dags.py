@@ -45,7 +45,7 @@ STEPS_OF = {  # the tasks of each DAG that it can have, in order; between approv
     "drift": ("drift", "ask_retrain"),
     "backtest": ("prepare", "count_day", "join"),
     "review": ("sample",),
-    "maintain": ("mend", "compact", "drop_old_files", "drop_old_bundles", "drop_old_runs"),
+    "maintain": ("take_back_late", "mend", "compact", "drop_old_files", "drop_old_bundles", "drop_old_runs"),
 }  # fmt: skip
 GO_ON = ("judge", "compact", "drop_old_files")  # a task that failed before them does not stop them
 DROPPABLE = ("scores", "rejected", "shadow", "external")  # of what is archived; training and rebuild fold the others

@@ -2,7 +2,7 @@
 
 race: {horizon: 14d, alpha: 0.05, margin: 0.0, metric: average_precision, fewest_frauds: 50, replicates: 2000,
        meanwhile: wait}
-ramp: {shares: [0.01, 0.1, 1.0], hold: 1h, fewest_events: 500, alert_ratio: 2.0, decline_ratio: 2.0, ...}
+ramp: {shares: [0.01, 0.1, 1.0], hold: 1h, fewest_events: 500, alert_ratio: 1.5, decline_ratio: 1.5, ...}
 """
 
 from __future__ import annotations
@@ -42,16 +42,17 @@ class RampFile(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     hold: str = "1h"  # of event time, at each share
     fewest_events: Whole = 500  # decided by the canary, before a step is believed
     patience: str = "1d"  # of real time; a step that saw too little by then ends the ramp
-    alert_ratio: AtLeastOne = 2.0  # canary's share of alerts over the champion's, either way round
-    decline_ratio: AtLeastOne = 2.0  # the same of declines
+    poll: str = "1m"  # of real time, between two looks of a guard
+    alert_ratio: AtLeastOne = 1.5  # canary's alerts over the champion's on the same events, either way round
+    decline_ratio: AtLeastOne = 1.5  # the same of declines
     floor: Annotated[float, Meta(ge=0, le=1)] = 0.005  # of all events; a smaller difference stops nobody
-    degraded: Annotated[float, Meta(ge=0, le=1)] = 0.01  # of the canary's events, above the champion's share
-    alpha: Annotated[float, Meta(gt=0, lt=0.5)] = 0.001  # chance that a guard stops a canary that is no different
+    alpha: Annotated[float, Meta(gt=0, lt=0.5)] = 0.001  # chance that a ramp stops a canary that is no different
 
 
 def check_promotion(race: RaceFile, ramp: RampFile, at: Callable[[str], str]) -> None:
     """Raises DeclarationError for spans that are none, and for shares that do not rise."""
-    for name, text in (("race.horizon", race.horizon), ("ramp.hold", ramp.hold), ("ramp.patience", ramp.patience)):
+    spans = {f"ramp.{name}": getattr(ramp, name) for name in ("hold", "patience", "poll")}
+    for name, text in {"race.horizon": race.horizon, **spans}.items():
         try:
             duration_ms(text)
         except DeclarationError as error:

@@ -193,29 +193,49 @@ def race(run: Run, asked: Asked) -> Summary:
     return promote.race(run)
 
 
+def reject(run: Run, asked: Asked, raced: Mapping[str, Any], answer: Mapping[str, Any]) -> Summary:
+    """Takes the winner out of the race, because a person said no or nobody answered: it is not asked for again."""
+    from batch import promote
+
+    who, why = _answered(answer)
+    return promote.reject(run, raced, who or asked.who, why or ("no reason given" if who else "nobody answered"))
+
+
 def ramp(run: Run, asked: Asked, raced: Mapping[str, Any], share: float) -> Summary:
     """Lets the winner decide for a share of the entities."""
     from batch import promote
 
-    return promote.ramp(run, raced["winner"], share)
+    return promote.ramp(run, raced, share)
 
 
-def guard(run: Run, asked: Asked, raced: Mapping[str, Any], share: float) -> Summary:
-    """Waits until the share has shown enough; where it differs by too much the canary is taken back."""
+def guard(run: Run, asked: Asked, raced: Mapping[str, Any]) -> Summary:
+    """Looks at what the share has shown; where it differs by too much, or cannot be seen, the canary is taken back."""
     from batch import promote
 
-    return promote.guard(run, raced["winner"], share)
+    return promote.guard(run, raced)
 
 
 def crown(run: Run, asked: Asked, raced: Mapping[str, Any], answer: Mapping[str, Any] | None = None) -> Summary:
     """Makes the winner champion, and takes the canary off. answer: of the person who approved."""
     from batch import promote
 
-    person = (answer or {}).get("responded_by_user") or {}
-    said = (answer or {}).get("params_input") or {}
-    who = f"airflow: {person.get('name') or person.get('id')}" if person else asked.who
-    why = said.get("why") or asked.params.get("why") or f"won the race of run {run.name}"
-    return promote.crown(run, raced["winner"], who, str(why))
+    who, said = _answered(answer or {})
+    why = said or asked.params.get("why") or f"won the race of run {run.name}"
+    return promote.crown(run, raced, who or asked.who, str(why))
+
+
+def _answered(answer: Mapping[str, Any]) -> tuple[str, str]:
+    """Who answered Airflow's question, and the reason; empty where nobody did."""
+    person = answer.get("responded_by_user") or {}
+    who = f"airflow: {person.get('name') or person.get('id')}" if person else ""
+    return who, str((answer.get("params_input") or {}).get("why") or "")
+
+
+def take_back(run: Run, asked: Asked) -> Summary:
+    """Takes the canary off when its ramp has ended without a crown: the champion decides everything again."""
+    from batch import promote
+
+    return promote.take_back(run, f"Its ramp has ended without a crown (run {run.name})")
 
 
 # ---- the past --------------------------------------------------------------------------------------------------------
@@ -294,6 +314,13 @@ def drop_old_bundles(run: Run, asked: Asked) -> Summary:
     return drop(run)
 
 
+def take_back_late(run: Run, asked: Asked) -> Summary:
+    """Takes off a canary whose guard has been silent for longer than its patience."""
+    from batch import promote
+
+    return promote.take_back_late(run)
+
+
 def drop_old_runs(run: Run, asked: Asked) -> Summary:
     """Drops folders of runs that nobody touched for long."""
     from batch.retention import drop_old_runs as drop
@@ -304,7 +331,8 @@ def drop_old_runs(run: Run, asked: Asked) -> Summary:
 STEPS: dict[str, Function] = {
     f.__name__: f
     for f in (
-        turn, archive, labels, ready, check, replay, train, judge, publish, race, ramp, guard, crown, score, prepare,
-        count_day, join, sample, drift, mend, compact, drop_old_files, drop_old_bundles, drop_old_runs,
+        turn, archive, labels, ready, check, replay, train, judge, publish, race, reject, ramp, guard, crown, take_back,
+        score, prepare, count_day, join, sample, drift, take_back_late, mend, compact, drop_old_files,
+        drop_old_bundles, drop_old_runs,
     )
 }  # fmt: skip

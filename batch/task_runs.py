@@ -76,10 +76,14 @@ class TaskRun:
 
 
 class Ended:
-    """What the body of a task says about its end: what it hands over, and which of the mapped ones it was."""
+    """What the body of a task says about its end: what it hands over, and which of the mapped ones it was.
+
+    waits: this was one look of a sensor, which looks again.
+    """
 
     summary: Any = None
     label: str = ""
+    waits: bool = False
 
 
 @contextmanager
@@ -93,6 +97,7 @@ def recorded(home: Path, task: TaskRun) -> Iterator[Ended]:
     _keep(home, begun)
     try:
         yield ended
+        outcome = RUNNING if ended.waits else SUCCESS
     except BaseException as raised:
         outcome, error = _outcome(raised), f"{type(raised).__name__}: {raised}"
         raise

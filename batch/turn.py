@@ -13,15 +13,15 @@ import time
 from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 
-from batch import horse_race
 from batch.pipeline_dags import CHALLENGER, DRIFT, alias_of
 from batch.pipeline_promotion import JOIN, REPLACE
 from batch.retrain import Run
+from batch.verdicts import verdict_path
 from riskflow.bundle import verify
 from riskflow.durations import duration_ms
 from riskflow.errors import RiskflowError
 from riskflow.keys import load_public_keys
-from riskflow.moves import CANARY, CHAMPION, MOST_BESIDE, Move, check_alias, is_beside
+from riskflow.moves import CANARY, CHAMPION, MOST_BESIDE, Move, check_alias, is_beside, is_challenger
 from riskflow.registry import Registry
 
 
@@ -59,13 +59,13 @@ def alias_for(run: Run, wanted: str | None, causes: Collection[str] = ()) -> str
 def _under_way(run: Run, registry: Registry, aliases: Mapping[str, Move]) -> str:
     """Which race is not over, in words; empty for none. One in which somebody cannot be loaded never ends by itself."""
     champion = aliases.get(CHAMPION)
-    racing = {m.version: m for a, m in aliases.items() if a.partition(":")[0] == CHALLENGER}
+    racing = {m.version: m for a, m in aliases.items() if is_challenger(a)}
     if champion is None or not racing.keys() - {champion.version}:
         return ""
     moves = [racing[v] for v in sorted(racing) if v != champion.version]
     if not all(_loads(run, registry, move.version) for move in moves):
         return ""
-    verdict = horse_race._kept(run, champion, moves)
+    verdict = verdict_path(run, champion, moves)
     if not verdict.is_file():
         return _still_racing(run, champion, moves)
     winner = json.loads(verdict.read_text())["winner"]

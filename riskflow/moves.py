@@ -68,6 +68,11 @@ class Move:
             raise BundleRefused(f"the registry holds a move that cannot be read: {text[:80]!r}") from None
 
 
+def is_challenger(alias: str) -> bool:
+    """Whether who stands there races for the champion's place."""
+    return alias.partition(":")[0] == CHALLENGER
+
+
 def is_beside(alias: str) -> bool:
     """Whether this is an alias of a bundle that scores and decides nothing: a challenger or a shadow."""
     return _BESIDE.fullmatch(alias) is not None

@@ -15,6 +15,7 @@ from batch.compare import Beside
 from batch.gates.sanity import sanity_value
 from batch.train import Trained, input_values
 from batch.training_set import TrainingSet
+from batch.weights import weights
 from riskflow.bundle import Bundle
 from riskflow.columns import F8, I8, Columns, Text, n_rows, take
 from riskflow.declare import TEXT
@@ -49,6 +50,11 @@ class Case:
     def flagged(self) -> Bools:
         """Validation rows that would not be approved, by score or rule."""
         return self._decided(self.numbers, self.score, self.validation) != APPROVE
+
+    @property
+    def weights(self) -> F8:
+        """How many events each validation row stands for."""
+        return weights(self.validation.weight, len(self.validation))
 
     def actions(self, beside: Beside) -> tuple[I1, I1]:
         """What candidate and champion would do with the rows that they are compared on."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from batch.gates.base import Declared, Gate, Place, Positive, Share, Whole, need_fields
-from batch.weights import weights
 from riskflow.errors import DeclarationError
 
 if TYPE_CHECKING:
@@ -38,7 +37,7 @@ class Segments(Declared, tag="segments"):
     def judge(self, case: Case) -> Gate:
         groups = {f"{field}={group}": rows for field in self.by for group, rows in case.groups(field).items()}
         flagged, fraud = case.flagged, case.validation.fraud > 0
-        each = weights(case.validation.weight, len(fraud))
+        each = case.weights
         overall = _figures(flagged, fraud, each)
         figures = {name: _figures(flagged[rows], fraud[rows], each[rows]) for name, rows in sorted(groups.items())}
         broken = [text for name, found in figures.items() for text in self._broken(name, found, overall)]

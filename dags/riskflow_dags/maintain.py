@@ -11,13 +11,14 @@ DOC = """
 
 Sets broken files of the lake aside, makes one file of many small ones, drops files that pipeline.yaml gives a time to,
 bundles that nobody names, and folders of old runs. See the section `maintain`. Entities that are dead are swept by
-their stage.
+their stage. Takes off a canary whose guard is dead.
 """
 
 
 def make(maker: Maker) -> DAG:
     """mend, compact, and the drops: one that fails keeps none of the others from running."""
     with maker.dag(DOC) as dag:
+        maker.step("take_back_late")
         mended = maker.step("mend")
         files = [maker.step("drop_old_files", trigger_rule=TriggerRule.ALL_DONE)]
         if maker.pipeline.file.maintain.compact:

@@ -34,7 +34,8 @@ SPAN = {
     "from": Param(None, type=["null", "string"], description="Events from then on: RFC 3339 or a day, UTC"),
     "to": Param(None, type=["null", "string"], description="Events before then; neither: the run's data interval"),
 }
-IN_WORKER = ("turn", "publish", "crown", "ready", "ask_retrain")  # they sign, speak about assets, or look for a moment
+# They sign, speak of assets, or look for a moment.
+IN_WORKER = ("turn", "publish", "crown", "take_back", "take_back_late", "ready", "ask_retrain")
 ABOUT = (
     "\nWritten down in `usecases/{usecase}/{file}`; it runs: {when}. `riskflow runs list {usecase}` shows its history."
 )

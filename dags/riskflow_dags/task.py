@@ -30,7 +30,9 @@ def riskflow_task(function: Callable[..., Any] | None = None, *, like: Any = tas
         return functools.partial(riskflow_task, like=like, **options)
     told = options.pop("on_failure_callback", None) or []
     callbacks = [*(told if isinstance(told, list) else [told]), alert_failed]
-    return like(**{"multiple_outputs": False, **options}, on_failure_callback=callbacks)(with_record(function))
+    if like is not task.sensor:  # which says so itself
+        options.setdefault("multiple_outputs", False)
+    return like(**options, on_failure_callback=callbacks)(with_record(function))
 
 
 def with_record(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -46,7 +48,9 @@ def with_record(function: Callable[..., Any]) -> Callable[..., Any]:
         try:
             with recorded(settings().home, task_run(context)) as ended:
                 try:
-                    ended.summary = function(*args, **kwargs)
+                    answer = function(*args, **kwargs)
+                    ended.waits = answer is not None and getattr(answer, "is_done", True) is False
+                    ended.summary = getattr(answer, "xcom_value", answer)
                 finally:
                     ended.label = str(context.get("label", ""))
         except Skipped as skipped:
@@ -55,7 +59,7 @@ def with_record(function: Callable[..., Any]) -> Callable[..., Any]:
             if not getattr(error, "final", False):
                 raise
             raise AirflowFailException(str(error)) from None
-        return ended.summary
+        return answer
 
     return run
 

@@ -32,6 +32,7 @@ def described(dag: Any) -> dict[str, Any]:
         "rules": {t.task_id: str(t.trigger_rule) for t in dag.tasks},
         "outlets": {t.task_id: [o.name for o in t.outlets] for t in dag.tasks if t.outlets},
         "mapped": [t.task_id for t in dag.tasks if t.is_mapped],
+        "modes": {t.task_id: t.mode for t in dag.tasks if hasattr(t, "mode")},
         "kinds": {t.task_id: t.task_type for t in dag.tasks},
         "undocumented": [t.task_id for t in dag.tasks if not _option(t, "doc_md")],
         "silent": [t.task_id for t in dag.tasks if not _option(t, "on_failure_callback")],

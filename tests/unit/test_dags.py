@@ -107,7 +107,7 @@ def test_they_are_tidy(dags: dict[str, Any], in_pods: dict[str, Any]) -> None:
         assert "pipeline.yaml" in dag["doc"]
         assert "{" not in dag["doc"]
         assert dag["owners"] == ["card_fraud"]
-        assert dag["retries"] == [1]
+        assert dag["retries"] == ([1, 20] if name.endswith("promote") else [1])
         assert {"card_fraud", "riskflow"} < set(dag["tags"])
         assert dag["max_active_runs"] == 1
         assert not dag["catchup"]
@@ -159,12 +159,24 @@ def test_one_candidate_that_fails_does_not_keep_the_others_from_racing(dags: dic
 
 
 def test_a_winner_is_approved_then_ramped_and_guarded_share_by_share(in_pods: dict[str, Any]) -> None:
-    upstream = in_pods["card_fraud_promote"]["upstream"]
-    chain = ["race", "winner", "approval", "canary_0_5", "guard_0_5", "canary_10", "guard_10", "crown"]
-    assert sorted(upstream) == sorted(chain)
+    promote = in_pods["card_fraud_promote"]
+    upstream, ramp = promote["upstream"], ["canary_0_5", "guard_0_5", "canary_10", "guard_10", "crown"]
+    chain = ["race", "winner", "approval", *ramp]
+    assert sorted(upstream) == sorted([*chain, "rejected", "take_back"])
     for before, after in pairwise(chain):
         assert before in upstream[after]
-    assert in_pods["card_fraud_promote"]["kinds"]["approval"] == "ApprovalOperator"
+    assert promote["kinds"]["approval"] == "Approval"
+    assert promote["modes"] == {"guard_0_5": "reschedule", "guard_10": "reschedule"}  # no slot is held between looks
+
+
+def test_whatever_fails_after_the_canary_came_takes_it_back_and_a_no_ends_the_race(in_pods: dict[str, Any]) -> None:
+    promote = in_pods["card_fraud_promote"]
+    ramp = ["canary_0_5", "guard_0_5", "canary_10", "guard_10", "crown"]
+    assert promote["upstream"]["take_back"] == sorted(ramp)
+    assert promote["rules"]["take_back"].endswith("ALL_DONE_SETUP_SUCCESS")
+    assert promote["upstream"]["rejected"] == ["canary_0_5"]  # a no skips what hangs on the question itself
+    assert promote["rules"]["rejected"].endswith("ALL_SKIPPED")
+    assert not {"take_back", "rejected"} & set(promote["pods"])
 
 
 def test_a_task_of_the_teams_own_stands_where_the_file_says(in_pods: dict[str, Any]) -> None:
@@ -208,7 +220,7 @@ def test_a_mapped_step_has_a_pod_for_each_value(in_pods: dict[str, Any]) -> None
 def test_what_signs_or_asks_people_stays_with_airflow(in_pods: dict[str, Any]) -> None:
     pods = {step for dag in in_pods.values() for step in dag["pods"]}
     assert pods <= {*STEPS, "check_segments"}
-    assert not pods & {"publish", "crown", "approval", "ready", "winner"}
+    assert not pods & {"publish", "crown", "approval", "ready", "winner", "take_back", "take_back_late"}
 
 
 def test_reading_a_dag_file_imports_nothing_heavy(usual: dict[str, Any]) -> None:

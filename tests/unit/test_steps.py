@@ -53,6 +53,13 @@ def test_how_a_try_ended_is_kept(tmp_path: Path, error: BaseException, outcome: 
     assert found.seconds is not None
 
 
+def test_a_look_after_which_a_task_looks_again_is_no_end_of_it(tmp_path: Path) -> None:
+    for waits, outcome in ((True, RUNNING), (False, SUCCESS)):
+        with recorded(tmp_path, tried("guard")) as ended:
+            ended.waits = waits
+        assert [t.outcome for t in history(tmp_path, "card_fraud")] == [outcome]
+
+
 def test_the_newest_try_of_each_task_counts(tmp_path: Path) -> None:
     for attempt in (1, 2):
         with pytest.raises(ValueError), recorded(tmp_path, tried(attempt=attempt)):

@@ -14,13 +14,13 @@ import fakeredis
 import msgspec
 import pytest
 
-from batch import horse_race
 from batch.bundling import build_bundle
 from batch.pipeline_promotion import RaceFile
 from batch.retrain import Run
 from batch.steps import Asked, turn
 from batch.task_runs import Skipped
 from batch.turn import RaceRuns, alias_for
+from batch.verdicts import verdict_path
 from riskflow.errors import RiskflowError
 from riskflow.keys import load_private_key, make_keys
 from riskflow.moves import MOST_BESIDE
@@ -57,7 +57,7 @@ class Racing:
         """The race of those who stand now has been judged."""
         aliases = self.registry.aliases()
         moves = [move for alias, move in aliases.items() if alias.startswith("challenger")]
-        kept = horse_race._kept(self.run, aliases["champion"], moves)
+        kept = verdict_path(self.run, aliases["champion"], moves)
         kept.parent.mkdir(parents=True, exist_ok=True)
         kept.write_text(json.dumps({"winner": winner, "waits": "", "evidence": {}}))
         then = time.time() - days_ago * 86_400

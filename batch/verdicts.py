@@ -1,0 +1,45 @@
+"""Verdicts of races, kept in `<home>/races/<use case>/`: what was judged once is not judged again.
+
+Named by the moves of champion and challengers: the same field gets the same answer for good. And a challenger that was
+judged, and races again in another field, races on later events: else one that lost among several could be tried once
+more on the same events, alone and with more of alpha.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+from batch.files import write_text
+from batch.retrain import Run
+from riskflow.moves import Move
+
+Verdict = dict[str, Any]
+
+
+def verdict_path(run: Run, champion: Move, challengers: Sequence[Move]) -> Path:
+    numbers = "-".join(str(number) for number in sorted(c.number for c in challengers))
+    return _folder(run) / f"race-{champion.number}-{numbers}.json"
+
+
+def read_verdict(path: Path) -> Verdict | None:
+    return dict(json.loads(path.read_text())) if path.is_file() else None
+
+
+def write_verdict(path: Path, verdict: Verdict) -> None:
+    """In one step: a run that is killed leaves none, or all of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, json.dumps(verdict, indent=2) + "\n")
+
+
+def judged_until_ms(run: Run, versions: Collection[int]) -> int:
+    """Events before this were in a race that judged one of these versions; 0: none was ever judged."""
+    kept = [dict(json.loads(path.read_text()))["evidence"] for path in _folder(run).glob("race-*.json")]
+    mine = (e for e in kept if any(standing["version"] in versions for standing in e["standings"]))
+    return max((evidence["last_ms"] for evidence in mine), default=0)
+
+
+def _folder(run: Run) -> Path:
+    return run.conf.home / "races" / run.plan.name

@@ -108,8 +108,12 @@ class _Ensemble:
 def _ensemble(onnx_bytes: bytes) -> tuple[_Ensemble, list[float], int] | None:
     """The ensemble, what fills a missing value of each input (NaN: nothing), and how many inputs there are."""
     import onnx
+    from google.protobuf.message import DecodeError
 
-    graph = onnx.load_from_string(onnx_bytes).graph
+    try:
+        graph = onnx.load_from_string(onnx_bytes).graph
+    except DecodeError:
+        return None  # onnxruntime says what is wrong with it
     inputs = graph.input[0].type.tensor_type.shape.dim[1].dim_value
     filled = [float("nan")] * inputs
     *before, last = graph.node

@@ -226,8 +226,8 @@ def test_shares_are_those_of_the_events_that_rows_stand_for() -> None:
     score, other = np.array([0.9, 0.1, 0.9, 0.1]), np.array([0.9, 0.1, 0.1, 0.1])
     actions = np.array([1, 0, 1, 0]), np.array([1, 0, 0, 0])
     case: Any = SimpleNamespace(
-        validation=rows, weights=rows.weight, flagged=actions[0] > 0, groups=lambda _: {"all": np.arange(4)}, actions=lambda _: actions,
-        beside=Beside("", 1, rows, score, other),
+        validation=rows, weights=rows.weight, flagged=actions[0] > 0, groups=lambda _: {"all": np.arange(4)},
+        actions=lambda _: actions, beside=Beside("", 1, rows, score, other),
     )  # fmt: skip
     found = Segments(by=["channel"], least_recall=0.5, fewest_frauds=1).judge(case)
     assert not found.passed

@@ -183,6 +183,10 @@ def test_what_is_no_ensemble_of_small_trees_stays_onnx() -> None:
     assert flatten(as_onnx([tree], 0.0, False, mode="BRANCH_LT")) is None
 
 
+def test_what_is_no_onnx_file_is_left_to_onnxruntime_to_refuse() -> None:
+    assert flatten(b"no model") is None
+
+
 def test_other_bits_than_onnxruntimes_are_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     content = as_onnx([Node(0, 1.0, False, Leaf(1.0), Leaf(2.0))], 0.0, False)
 

@@ -113,6 +113,10 @@ class Airflow:
             raise
         return json.loads(value) if isinstance(value, str) else value
 
+    def pools(self) -> set[str]:
+        """The names of all pools."""
+        return {str(pool["name"]) for pool in self._call("GET", "/pools?limit=1000")["pools"]}
+
     # what changes something
 
     def trigger(self, dag_id: str, conf: dict[str, Any]) -> str:

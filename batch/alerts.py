@@ -26,6 +26,8 @@ import msgspec
 from riskflow.errors import DeclarationError, RiskflowError
 
 if TYPE_CHECKING:  # a DAG file reads this at every parse: nothing heavy here
+    import smtplib
+
     from batch.pipeline import Pipeline
     from riskflow.settings import Settings
 
@@ -35,6 +37,7 @@ TASK_FAILED, LATE, DRIFT, DECAY, ROLLED_BACK, REFUSED = (
 KINDS = (TASK_FAILED, LATE, DRIFT, DECAY, ROLLED_BACK, REFUSED)
 ANSWER_S = 5.0
 ENVIRONMENT = "env:"
+LOCAL = ("localhost", "127.0.0.1", "::1")
 _MAIL = re.compile(r"[^@\s]+@[^@\s]+")
 _WEB = ("http://", "https://")
 
@@ -137,7 +140,6 @@ def _to_webhook(address: str, message: Message) -> None:
 
 
 def _to_mail(conf: Settings, to: list[str], message: Message) -> None:
-    import smtplib
     from email.message import EmailMessage
 
     server = urllib.parse.urlsplit(conf.smtp.get_secret_value() if conf.smtp else "")
@@ -147,10 +149,34 @@ def _to_mail(conf: Settings, to: list[str], message: Message) -> None:
     mail["Subject"] = f"[riskflow] {message['usecase']}: {message['kind']}"
     mail["From"], mail["To"] = conf.mail_from, ", ".join(to)
     mail.set_content(f"{message['text']}\n\n{json.dumps(message['about'], indent=2, default=str)}\n")
-    kind = smtplib.SMTP_SSL if server.scheme == "smtps" else smtplib.SMTP
-    with kind(server.hostname or "", server.port or 0, timeout=ANSWER_S) as client:
-        if server.scheme == "smtp" and client.has_extn("starttls"):
-            client.starttls()
+    with _mail_server(server) as client:
         if server.username:
             client.login(urllib.parse.unquote(server.username), urllib.parse.unquote(server.password or ""))
         client.send_message(mail)
+
+
+def _mail_server(server: urllib.parse.SplitResult) -> smtplib.SMTP:
+    """Connected, with TLS where it is offered. A login goes by a connection that was verified, or not away."""
+    import smtplib
+    import ssl
+
+    host, port, secret = server.hostname or "", server.port or 0, server.username and server.hostname not in LOCAL
+    tls = ssl.create_default_context()
+    if not secret:
+        tls.check_hostname, tls.verify_mode = False, ssl.CERT_NONE
+    if server.scheme == "smtps":
+        return smtplib.SMTP_SSL(host, port, timeout=ANSWER_S, context=tls)
+    client = smtplib.SMTP(host, port, timeout=ANSWER_S)
+    try:
+        client.ehlo()
+        if client.has_extn("starttls"):
+            client.starttls(context=tls)
+        elif secret:
+            raise RiskflowError(
+                f"{host} offers no TLS, so the login of RISKFLOW_SMTP was not sent. Use smtps://, a server with "
+                "STARTTLS, or an address without a password"
+            )
+    except BaseException:
+        client.close()
+        raise
+    return client

@@ -82,6 +82,7 @@ class About:
     segments: tuple[str, ...] = ()
     costs: Costs | None = None
     made_of: str = ""  # the bundle's hash that publishing does not change
+    from_files: bool = False  # the events: else they are of the archive
 
 
 @dataclass(frozen=True)
@@ -207,7 +208,7 @@ def prepare(
     about = About(
         run.plan.name, bundle.version, bundle.content_hash, bool(bundle.signature), tried.policy["review"],
         tried.policy["decline"], OF_FILE if policy else OF_BUNDLE,
-        found.says, tuple(segments), costs, bundle.made_of,
+        found.says, tuple(segments), costs, bundle.made_of, span.get("tables") is not None,
     )  # fmt: skip
     return tried, found, about
 

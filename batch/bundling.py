@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 
 from batch.export import to_onnx
+from batch.flatten import flatten
 from batch.weights import counted, part, quantiles
 from riskflow.bundle import CARD, EXPECTED, GOLDEN, Bundle, check_golden
 from riskflow.columns import F8, Columns, n_rows, take
 from riskflow.declare import CATEGORY, TEXT
 from riskflow.plan import MODEL, TIME, Plan
-from riskflow.policy import SCORE, Numbers, rule_conditions
+from riskflow.policy import SCORE, Numbers, Policy, rule_conditions
 from riskflow.scoring import Scorer
 from riskflow.settings import PROJECT
 from riskflow.wire import encode
@@ -50,8 +51,13 @@ def build_bundle(
     inputs |= {name: list(plan.model_inputs(name)) for name in plan.models if name in models}
     if set(inputs) != set(models):
         raise ValueError(f"models that the plan does not have: {sorted(set(models) - set(inputs))}")
-    layers = [{"name": n, "inputs": i, "file": f"{n}.onnx"} for n, i in inputs.items()]
+    layers: list[dict[str, Any]] = [{"name": n, "inputs": i, "file": f"{n}.onnx"} for n, i in inputs.items()]
     files = {f"{n}.onnx": _onnx(plan, n, models[n]) for n in inputs}
+    for layer in layers:
+        trees = flatten(files[layer["file"]])
+        if trees is not None:
+            layer["trees"] = f"{layer['name']}.trees"
+            files[layer["trees"]] = trees
     sections = {
         "usecase": plan.name, "version": version, "parent": parent, "code": code_version(), "created_at": _now(),
         "models": layers, "needed": needed(plan, layers, policy_numbers), "policy": policy_numbers,
@@ -64,6 +70,13 @@ def build_bundle(
     scorer = Scorer(plan, bare)
     card = describe(scorer) if describe else None
     return _with_golden(scorer, plain(sections), files if card is None else {**files, CARD: card}, golden_columns)
+
+
+def rules_alone(plan: Plan) -> Bundle:
+    """An unsigned bundle of policy.yaml's rules, without a model: every score is 0."""
+    policy = Policy.load(plan.usecase.folder / "policy.yaml")
+    policy.check(plan)
+    return build_bundle(plan, models={}, policy_numbers=policy.start())
 
 
 def _with_golden(scorer: Scorer, sections: dict[str, Any], files: dict[str, bytes], columns: Columns) -> Bundle:

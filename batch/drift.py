@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from batch import quality
+from batch.files import write_text
 from batch.findings import INPUTS, MISSING, Feature, Finding, chance_of_each, decayed, drifted, features_of
 from batch.past import BUNDLE, archived_rows, known_of
 from batch.past import SCORE as LIVE_SCORE
@@ -243,13 +244,10 @@ def folder(run: Run) -> Path:
 
 
 def keep(run: Run, found: Look) -> Path:
-    """Writes a look; where the file lies, it is whole."""
+    """Writes a look."""
     stamp = datetime.fromtimestamp(found.at_ms / 1000, UTC).strftime("%Y%m%dT%H%M%SZ")
     path = folder(run) / f"{stamp}-{found.bundle}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(found.to_json(), indent=1) + "\n")
-    temporary.replace(path)
+    write_text(path, json.dumps(found.to_json(), indent=1) + "\n")
     return path
 
 

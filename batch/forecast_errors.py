@@ -1,7 +1,8 @@
 """How right forecasts were: what a backtest had foretold of a bundle, beside what it showed once it was live.
 
-Foretold: the newest backtest under the bundle's own policy that was kept of events before it went live. Shown: its own
-decisions since. `flipped_share` is, in the forecast, how many of the decisions of then would have been others; shown,
+Foretold: the newest backtest under the bundle's own policy that was kept of archived events before it went live. Shown:
+its own decisions since; what is said of a day is of all events of it, as foretold, also where a canary decided a share
+of them. `flipped_share` is, in the forecast, how many of the decisions of then would have been others; shown,
 how many of its decisions its parent would have taken otherwise.
 """
 
@@ -15,17 +16,20 @@ from typing import Any
 import numpy as np
 
 from batch.backtest import OF_BUNDLE, About, Backtest, backtest
+from batch.files import write_text
 from batch.forecasts import FOLDER, Summary, error, kept
-from batch.past import ACTION, BUNDLE, SCORE, past
+from batch.past import ACTION, BUNDLE, SCORE, UNDECIDED, past
 from batch.read_only import Shelf
 from batch.replay import Progress
 from batch.retrain import Run
 from batch.tally import Tally, tally
 from riskflow.bundle import Bundle
-from riskflow.columns import take
+from riskflow.columns import Columns, take
 from riskflow.errors import BundleRefused, NotReady
+from riskflow.evaluate import TIME
 
 ERRORS = "errors"
+PER_DAY = "_per_day"
 
 
 def forecast_error(run: Run, shelf: Shelf, bundle: Bundle, tell: Progress | None = None) -> Summary:
@@ -44,10 +48,7 @@ def forecast_error(run: Run, shelf: Shelf, bundle: Bundle, tell: Progress | None
              (("forecast", told), ("shown", found))}  # fmt: skip
     out = {"usecase": run.plan.name, "bundle": bundle.version, **spans, "figures": error(told, found)}
     path = _path(run, bundle)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(out, indent=2) + "\n")
-    temporary.replace(path)
+    write_text(path, json.dumps(out, indent=2) + "\n")
     return {**out, "kept": str(path)}
 
 
@@ -60,7 +61,8 @@ def kept_error(run: Run, bundle: Bundle) -> Mapping[str, Any] | None:
 def foretold(run: Run, bundle: Bundle, live_ms: int) -> Summary | None:
     """The newest forecast of what is this bundle but for its version, made of events before it was live."""
     found = kept(run.conf.lake_folder, run.plan.name)
-    mine = [f for f in found if f.get("made_of") == bundle.made_of and f["policy"] == OF_BUNDLE]
+    own = [f for f in found if f["policy"] == OF_BUNDLE and not f.get("from_files")]
+    mine = [f for f in own if f.get("made_of") == bundle.made_of]
     before = [f for f in mine if f["to_ms"] is not None and f["to_ms"] < live_ms]
     return before[-1] if before else None
 
@@ -76,7 +78,16 @@ def shown(run: Run, shelf: Shelf, bundle: Bundle, tell: Progress | None = None) 
     decided = take(columns, mine)
     counted = tally(run.plan, decided, decided[SCORE], decided[ACTION])
     about = Backtest(_about(run, bundle), counted).summary()
-    return {**about, "flipped_share": _flips(run, shelf, bundle, counted, tell)}
+    share = len(mine) / _events_between(columns, counted)
+    daily = {name: rate / share for name, rate in about["figures"].items() if name.endswith(PER_DAY)}
+    figures = {**about["figures"], **daily}
+    return {**about, "figures": figures, "share": share, "flipped_share": _flips(run, shelf, bundle, counted, tell)}
+
+
+def _events_between(columns: Columns, counted: Tally) -> int:
+    """All events that were decided while the bundle decided any."""
+    at_ms, decided = np.asarray(columns[TIME]), np.asarray(columns[ACTION]) != UNDECIDED
+    return int((decided & (at_ms >= counted.first_ms) & (at_ms <= counted.last_ms)).sum())
 
 
 def _flips(run: Run, shelf: Shelf, bundle: Bundle, decided: Tally, tell: Progress | None) -> float | None:

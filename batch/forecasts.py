@@ -1,8 +1,10 @@
 """What backtests foretold of a bundle, kept in the lake, to be held against what shadow and live show later.
 
     lake/_backtests/<use case>/<bundle>-<from>-<to>.json     a backtest's summary; times as 20260131T0000Z
+                               <bundle>-<from>-<to>-policy-files.json     of another policy, of events from files
 
-A bundle that is not published yet has the begin of its hash for a version.
+A bundle that is not published yet has the begin of its hash for a version. What was tried under another policy, or on
+other events, foretells nothing of the bundle itself.
 """
 
 from __future__ import annotations
@@ -13,7 +15,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from batch.backtest import Backtest
+from batch.backtest import OF_BUNDLE, Backtest
+from batch.files import write_text
 
 FOLDER = "_backtests"
 HASH_CHARS = 12
@@ -23,14 +26,12 @@ Summary = dict[str, Any]
 
 
 def keep(found: Backtest, lake: Path) -> Path:
-    """Writes a backtest's summary; an older one of the same bundle and span is replaced."""
+    """Writes a backtest's summary; an older one of the same bundle, span and kind is replaced."""
     about, span = found.about, (found.tally.first_ms or 0, found.tally.last_ms or 0)
     bundle = str(about.bundle) if about.published else about.content_hash[:HASH_CHARS]
-    path = lake / FOLDER / about.usecase / f"{'-'.join([bundle, *map(_minute, span)])}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(found.summary(), indent=2) + "\n")
-    temporary.replace(path)
+    kind = [*(["policy"] if about.policy != OF_BUNDLE else []), *(["files"] if about.from_files else [])]
+    path = lake / FOLDER / about.usecase / f"{'-'.join([bundle, *map(_minute, span), *kind])}.json"
+    write_text(path, json.dumps(found.summary(), indent=2) + "\n")
     return path
 
 

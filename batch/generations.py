@@ -27,6 +27,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from batch import lake
+from batch.files import write_text
 from batch.fold import fold, stage_orders
 from batch.replay import Records, replay
 from riskflow.columns import Columns, concat, take
@@ -253,9 +254,7 @@ def _taken(rows: pl.DataFrame, plan: Plan, cut: Offsets, *, later: bool) -> pl.D
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n")
-    temporary.rename(path)
+    write_text(path, json.dumps(content, indent=2) + "\n")
 
 
 def _bound(rows: pl.DataFrame, offsets: dict[str, int]) -> pl.Expr:

@@ -122,13 +122,6 @@ def _without_overlap(found: list[Named]) -> Iterator[Part]:
             ends[partition] = last + 1
 
 
-def overlaps(lake: Path, topic: str) -> list[str]:
-    """Files of which nothing or not everything is read, because another one covers the same offsets."""
-    used = {p.path: p for p in parts(lake, topic)}
-    there = (lake / topic).glob("date=*/part-*.parquet")
-    return sorted(p.name for p in there if p not in used or used[p].clipped)
-
-
 def ends(lake: Path, topic: str) -> dict[int, int]:
     """Partition -> the first offset that is not in the lake."""
     return {p.partition: p.last + 1 for p in parts(lake, topic)}
@@ -207,11 +200,6 @@ def read_rows(
     if to_ms is not None and len(frame):
         frame = frame.filter(pl.col(TIME) < to_ms)
     return frame
-
-
-def rows_as_columns(plan: Plan, names: Names, lake: Path) -> Columns:
-    """Effective rows of all feeds as columns, with every feature of the plan (NaN where a row is older than it)."""
-    return as_columns(plan, read_rows(plan, names, lake))
 
 
 def effective(rows: pl.DataFrame) -> pl.DataFrame:

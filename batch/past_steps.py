@@ -5,7 +5,6 @@ scored/<use case>/<version>/<from>-<to>.parquet      event_id, score, band, acti
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,11 +14,13 @@ from typing import Any
 import polars as pl
 
 from batch import backtest_parts
+from batch.files import whole
 from batch.importer import at_ms
 from batch.past import Needs
 from batch.read_only import Shelf
 from batch.retrain import Run
 from batch.score_batch import past_for, score_columns, score_table
+from batch.task_runs import Skipped
 from riskflow.bundle import Bundle
 from riskflow.errors import NotReady
 from riskflow.policy import Policy
@@ -80,13 +81,16 @@ def score(run: Run, wish: Wish) -> dict[str, Any]:
 
 
 def prepare(run: Run, wish: Wish) -> list[int]:
-    """Writes the events of each day for a backtest; returns the days."""
+    """Writes the events of each day for a backtest; returns the days. Skipped where there is no event."""
     bundle, needs = _chosen(run, wish)
     policy = Policy.load(Path(wish.policy)) if wish.policy else None
     if policy is not None:
         policy.check(run.plan)
     span = {"from_ms": wish.from_ms, "to_ms": wish.to_ms, "fold": wish.fold}
-    return backtest_parts.prepare(run, bundle, needs, policy=policy, segments=wish.segments, **span)
+    try:
+        return backtest_parts.prepare(run, bundle, needs, policy=policy, segments=wish.segments, **span)
+    except NotReady as empty:
+        raise Skipped(str(empty)) from None
 
 
 def _chosen(run: Run, wish: Wish) -> tuple[Bundle, Needs]:
@@ -99,7 +103,5 @@ def _name(at: int | None) -> str:
 
 
 def _write(table: pl.DataFrame, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_suffix(f".{os.getpid()}.tmp")
-    table.write_parquet(fresh, compression="zstd")
-    fresh.replace(path)
+    with whole(path) as beside:
+        table.write_parquet(beside, compression="zstd")

@@ -113,7 +113,7 @@ class Pipeline:
     @property
     def maturity_ms(self) -> int:
         """How old an event must be: each source of labels has had its time then, so that silence means genuine."""
-        return max(map(duration_ms, [self.file.maturity, *self.file.label_maturity.values()]))
+        return pipeline_dags.longest_ms(self.file.maturity, *self.file.label_maturity.values())
 
     @property
     def validation_ms(self) -> int:
@@ -172,9 +172,10 @@ class Pipeline:
             self._check_schedule,
             self._check_span,
             self._check_twice,
+            self._check_warm_start,
             lambda: self.file.alerts.check(self.at),
             lambda: self.file.watch.check(self.at),
-            lambda: check_promotion(self.file.race, self.file.ramp, self.at("$.ramp")),
+            lambda: check_promotion(self.file.race, self.file.ramp, self.at),
             *pipeline_dags.checks(self.file, self.at),
         ]
 
@@ -198,6 +199,16 @@ class Pipeline:
         for i, name in enumerate(self.file.candidates):
             if name in self.file.candidates[:i]:
                 raise DeclarationError(self.at(f"$.candidates[{i}]"), f"{name!r} is there twice", "Keep one")
+
+    def _check_warm_start(self) -> None:
+        named = self.file.search.warm_start
+        if isinstance(named, str):
+            from riskflow.moves import is_alias
+
+            if not is_alias(named):
+                raise DeclarationError(
+                    self.at("$.search.warm_start"), f"{named!r} is no alias", "A version, or an alias such as champion"
+                )
 
 
 def known_candidates(plan: Plan) -> list[str]:

@@ -32,23 +32,25 @@ from riskflow.names import checked
 if TYPE_CHECKING:
     from batch.pipeline import PipelineFile
 
-KINDS = ("archive", "labels", "retrain", "promote", "score_batch", "drift", "backtest", "maintain")
+KINDS = ("archive", "labels", "retrain", "promote", "score_batch", "drift", "backtest", "review", "maintain")
 LAKE, LABELS, CHALLENGER, CHAMPION, DRIFT = ASSETS = ("lake", "labels", "challenger", "champion", "drift")
 AT_ONCE, RACE, APPROVAL = "at_once", "race", "approval"
 WORKER, POD = "worker", "pod"
-STEPS_OF = {  # the tasks of each DAG, in order; between approval and crown stand those of the ramp
+STEPS_OF = {  # the tasks of each DAG that it can have, in order; between approval and crown stand those of the ramp
     "archive": ("archive",),
     "labels": ("labels", "ready"),
-    "retrain": ("archive", "labels", "check", "replay", "train", "judge", "publish"),
+    "retrain": ("turn", "archive", "labels", "check", "replay", "train", "judge", "publish"),
     "promote": ("race", "winner", "approval", "crown"),
     "score_batch": ("score",),
     "drift": ("drift", "ask_retrain"),
     "backtest": ("prepare", "count_day", "join"),
+    "review": ("sample",),
     "maintain": ("mend", "compact", "drop_old_files", "drop_old_bundles", "drop_old_runs"),
 }  # fmt: skip
 GO_ON = ("judge", "compact", "drop_old_files")  # a task that failed before them does not stop them
-DROPPABLE = ("scores", "rejected", "shadow", "external", "drift")  # training and rebuild fold all others from the start
+DROPPABLE = ("scores", "rejected", "shadow", "external")  # of what is archived; training and rebuild fold the others
 
+DAY_MS = 86_400_000
 Promotion = Literal["at_once", "race", "approval"]
 RunIn = Literal["worker", "pod"]
 Schedule = bool | str | None | list[str]
@@ -66,6 +68,7 @@ class Dags(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     score_batch: Schedule = True
     drift: Schedule = True
     backtest: Schedule = True
+    review: Schedule = True
     maintain: Schedule = True
 
 
@@ -150,6 +153,12 @@ def alias_of(file: PipelineFile) -> str:
     return CHAMPION if file.promotion == AT_ONCE else CHALLENGER
 
 
+def steps_of(file: PipelineFile, kind: str) -> list[str]:
+    """The tasks of a DAG with this file, without those of the ramp and the team's own."""
+    there = {"approval": file.promotion == APPROVAL, "turn": alias_of(file) == CHALLENGER}
+    return [step for step in STEPS_OF[kind] if there.get(step, True)]
+
+
 def in_pod(file: PipelineFile, step: str) -> bool:
     return file.run_in == POD and (not file.pod.steps or step in file.pod.steps)
 
@@ -165,6 +174,7 @@ def checks(file: PipelineFile, at: At) -> list[Callable[[], None]]:
         *(lambda kind=kind: _check_deadline(file, at, kind) for kind in file.deadlines),
         lambda: _check_pod(file, at),
         lambda: _check_maintain(file.maintain, at),
+        lambda: _check_kept_for_learning(file, at),
         *(lambda i=i: _check_task(file, at, i) for i in range(len(file.tasks))),
     ]
 
@@ -227,10 +237,35 @@ def _check_maintain(maintain: Maintain, at: At) -> None:
         if topic not in DROPPABLE:
             raise DeclarationError(
                 place,
-                "is kept for good: training and rebuild fold it from its start",
+                "is nothing of the lake that can go: feeds and rows are what training and rebuild fold",
                 f"Can go: {', '.join(DROPPABLE)}",
             )
         check_duration(place, text)
+
+
+def _check_kept_for_learning(file: PipelineFile, at: At) -> None:
+    """What a training, or a race, still reads must be there: labels come late, so it looks far back."""
+    read = {"scores": ("span", file.span)}
+    if file.promotion != AT_ONCE:
+        read["shadow"] = ("race.horizon", file.race.horizon)
+    for topic, (name, text) in read.items():
+        kept = file.maintain.lake.get(topic)
+        try:
+            maturity_ms = longest_ms(file.maturity, *file.label_maturity.values())
+            least_ms = duration_ms(text) + maturity_ms
+            enough = kept is None or duration_ms(kept) >= least_ms
+        except DeclarationError:
+            return  # other checks name the line that is no duration
+        if not enough:
+            raise DeclarationError(
+                at(f"$.maintain.lake.{topic}"),
+                f"{kept!r} is shorter than {name} ({text}) and the time that labels take ({maturity_ms // DAY_MS}d)",
+                f"Keep it for {-(-least_ms // DAY_MS)}d or longer",
+            )
+
+
+def longest_ms(*texts: str) -> int:
+    return max(map(duration_ms, texts))
 
 
 def _check_task(file: PipelineFile, at: At, i: int) -> None:
@@ -239,7 +274,7 @@ def _check_task(file: PipelineFile, at: At, i: int) -> None:
     if task.dag not in KINDS:
         raise DeclarationError(at(f"{place}.dag"), f"{task.dag!r} is no DAG", f"DAGs: {', '.join(KINDS)}")
     mine = [other.name for other in file.tasks[:i] if other.dag == task.dag]
-    steps = [s for s in STEPS_OF[task.dag] if s != "approval" or file.promotion == APPROVAL]
+    steps = steps_of(file, task.dag)
     if task.name in (*steps, *mine):
         raise DeclarationError(at(f"{place}.name"), f"{task.dag} has a task {task.name!r} already", "Name it otherwise")
     for word, names in zip(("after", "before"), task.ends(), strict=True):

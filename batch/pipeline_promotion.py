@@ -1,11 +1,13 @@
 """The sections `race:` and `ramp:` of pipeline.yaml: when a challenger has won, and how it takes over.
 
-race: {horizon: 14d, alpha: 0.05, margin: 0.0, metric: average_precision, fewest_frauds: 50, replicates: 2000}
+race: {horizon: 14d, alpha: 0.05, margin: 0.0, metric: average_precision, fewest_frauds: 50, replicates: 2000,
+       meanwhile: wait}
 ramp: {shares: [0.01, 0.1, 1.0], hold: 1h, fewest_events: 500, alert_ratio: 2.0, decline_ratio: 2.0, ...}
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Literal
 
 import msgspec
@@ -18,6 +20,7 @@ Whole = Annotated[int, Meta(ge=1)]
 Positive = Annotated[float, Meta(gt=0)]
 AtLeastOne = Annotated[float, Meta(ge=1)]
 Part = Annotated[float, Meta(gt=0, le=1)]
+WAIT, REPLACE, JOIN = "wait", "replace", "join"
 
 
 class RaceFile(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -29,6 +32,7 @@ class RaceFile(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     metric: Literal["average_precision", "cost"] = "average_precision"
     fewest_frauds: Whole = 50  # fewer say nothing
     replicates: Annotated[int, Meta(ge=200, le=100_000)] = 2_000
+    meanwhile: Literal["wait", "replace", "join"] = "wait"  # what a retraining does while a race is not over
 
 
 class RampFile(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -45,12 +49,12 @@ class RampFile(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     alpha: Annotated[float, Meta(gt=0, lt=0.5)] = 0.001  # chance that a guard stops a canary that is no different
 
 
-def check_promotion(race: RaceFile, ramp: RampFile, at: str) -> None:
+def check_promotion(race: RaceFile, ramp: RampFile, at: Callable[[str], str]) -> None:
     """Raises DeclarationError for spans that are none, and for shares that do not rise."""
     for name, text in (("race.horizon", race.horizon), ("ramp.hold", ramp.hold), ("ramp.patience", ramp.patience)):
         try:
             duration_ms(text)
         except DeclarationError as error:
-            raise DeclarationError(f"{at}: {name}", f"{text!r} {error.found}", error.fix) from None
+            raise DeclarationError(at(f"$.{name}"), f"{text!r} {error.found}", error.fix) from None
     if not ramp.shares or any(b <= a for a, b in zip(ramp.shares, ramp.shares[1:], strict=False)):
-        raise DeclarationError(f"{at}: ramp.shares", f"{ramp.shares} do not rise", "For example [0.01, 0.1, 1.0]")
+        raise DeclarationError(at("$.ramp.shares"), f"{ramp.shares} do not rise", "For example [0.01, 0.1, 1.0]")

@@ -31,6 +31,7 @@ class Published:
     version: int
     content_hash: str
     alias: str
+    made_of: str
 
 
 def publish(
@@ -42,11 +43,19 @@ def publish(
     why: str,
     alias: str = CHAMPION,
 ) -> Published:
-    """Signs and stores the bundle and points the alias at it; raises GatesFailed when the verdict is against it."""
-    if judged.bundle is None or not judged.verdict.passed:
+    """Signs and stores the bundle and points the alias at it; raises GatesFailed when the verdict is against it.
+
+    Done again, it does what a publisher that was interrupted had not done yet: one bundle gets one version.
+    """
+    bundle = judged.bundle
+    if bundle is None or not judged.verdict.passed:
         raise GatesFailed(judged.verdict.refusal())
-    stored = registry.publish(judged.bundle, private_key, who=who, why=why, alias=alias)
-    return Published(stored.version, stored.content_hash, alias)
+    version = registry.version_made_of(bundle.made_of)
+    if version is None:
+        version = registry.publish(bundle, private_key, who=who, why=why, alias=alias).version
+    elif version not in [move.version for move in registry.history(alias)]:
+        registry.move(alias, version, who=who, why=why, private_key=private_key, forward=True)
+    return Published(version, registry.versions()[version]["hash"], alias, bundle.made_of)
 
 
 def write_verdict(verdict: Verdict, folder: Path) -> None:

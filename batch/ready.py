@@ -9,13 +9,13 @@ label's own time is taken, which is later.
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from batch import lake
+from batch.files import write_text
 from batch.retrain import Run
 from batch.truth import mature_before_ms
 from riskflow.evaluate import ID, TIME
@@ -63,7 +63,4 @@ def _messages(run: Run, feed: str, columns: list[str]) -> pl.DataFrame:
 
 
 def _write(path: Path, about: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_suffix(f".{os.getpid()}.tmp")
-    fresh.write_text(json.dumps(about) + "\n")
-    fresh.replace(path)
+    write_text(path, json.dumps(about) + "\n")

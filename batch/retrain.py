@@ -27,6 +27,7 @@ import numpy as np
 import polars as pl
 
 from batch import checks, lake
+from batch.files import write_text
 from batch.fold import fold, stage_orders
 from batch.gates import Gate
 from batch.generations import FILES, Generations, base
@@ -260,17 +261,21 @@ def _not_trained(run: Run) -> dict[str, str]:
 
 
 def publish_run(run: Run, who: str = "retrain", why: str = "", alias: str = CHAMPION) -> Summary:
-    """Signs and publishes what was judged; raises GatesFailed with the refusal, which is written too."""
+    """Signs and publishes what was judged; raises GatesFailed with the refusal, which is written too.
+
+    The registry knows what was published: a task that is tried again finds its version, and a candidate that was
+    trained again after a publish is another bundle.
+    """
     verdict = read_verdict(run.folder)
     path = run.folder / BUNDLE
     bundle = Bundle.from_bytes(path.read_bytes()) if path.is_file() else None
-    if (run.folder / PUBLISHED).is_file():
-        return dict(json.loads((run.folder / PUBLISHED).read_text()))  # a task that is tried again
     key = load_private_key(run.conf.keys_folder)
     why = why or f"run {run.name}"
     published = publish(Judged(bundle, verdict), run.registry(), key, who=who, why=why, alias=alias)
     about = _published(published)
-    (run.folder / PUBLISHED).write_text(json.dumps(about))
+    note, text = run.folder / PUBLISHED, json.dumps(about)
+    if not note.is_file() or note.read_text() != text:  # its time says which run published last
+        write_text(note, text)
     _leave_card(run, published.version)
     return about
 
@@ -405,4 +410,7 @@ def _manifest_hash(run: Run) -> dict[str, str]:
 
 
 def _published(published: Published) -> Summary:
-    return {"version": published.version, "hash": published.content_hash, "alias": published.alias}
+    return {
+        "version": published.version, "hash": published.content_hash, "alias": published.alias,
+        "made_of": published.made_of,
+    }  # fmt: skip

@@ -22,6 +22,7 @@ import numpy as np
 import polars as pl
 
 from batch import lake
+from batch.files import whole
 from batch.lake import Seen
 from riskflow.columns import F8, I8, Text
 from riskflow.errors import RiskflowError
@@ -59,16 +60,14 @@ def review_step(
     _refuse_two_seeds(folder, from_ms, to_ms, run.pipeline.file.review.seed)
     shelf = Shelf(run.plan, run.conf)
     drawn = draw(scores, {v: shelf.policy(v) for v in scores["bundle"].unique().to_list()}, run.pipeline.file.review)
-    path = folder / f"{from_ms}-{to_ms}.parquet"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    drawn.write_parquet(temporary)
-    temporary.replace(path)
     chosen = drawn.filter(pl.col("why") != DECISION)
     if tell_kafka and len(chosen):
         from batch.produce import send  # whoever only learns from a sample needs no Kafka
 
         about["sent"] = send(_messages(run.names.review, chosen), run.conf.kafka).messages
+    path = folder / f"{from_ms}-{to_ms}.parquet"  # after it was sent: who tries again begins where the last one ended
+    with whole(path) as beside:
+        drawn.write_parquet(beside)
     return {**about, **dict(drawn["why"].value_counts().iter_rows()), "kept": str(path)}
 
 

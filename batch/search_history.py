@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
+from batch.files import whole
+
 if TYPE_CHECKING:
     from batch.search import Found
 
@@ -97,6 +99,5 @@ def _draw_importance(axes: Any, tried: Sequence[Found]) -> None:
 
 
 def _replace(path: Path, write: Any) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    write(temporary)
-    temporary.replace(path)
+    with whole(path) as beside:
+        write(beside)

@@ -38,6 +38,7 @@ class Asked:
     who: str = "somebody"
     map_index: int = -1
     attempt: int = 1
+    causes: list[str] = field(default_factory=list)  # assets that started the run; else Airflow's word, as scheduled
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -132,6 +133,18 @@ def ready(run: Run, asked: Asked) -> Summary:
 # ---- retrain ---------------------------------------------------------------------------------------------------------
 
 
+def turn(run: Run, asked: Asked) -> Summary:
+    """Whether it is this retraining's turn. While challengers race it waits for their verdict: all that comes after is
+    skipped, unless drift has asked for it, or somebody who named an alias.
+    """
+    from batch.turn import RaceRuns, alias_for
+
+    try:
+        return {"alias": alias_for(run, asked.params.get("alias"), asked.causes)}
+    except RaceRuns as waits:
+        raise Skipped(str(waits)) from None
+
+
 def check(run: Run, asked: Asked) -> Summary:
     """Looks whether enough was archived, with labels as usual, before anything expensive begins."""
     from batch import retrain
@@ -161,12 +174,12 @@ def judge(run: Run, asked: Asked) -> Summary:
     return retrain.judge_run(run)
 
 
-def publish(run: Run, asked: Asked) -> Summary:
+def publish(run: Run, asked: Asked, turned: Mapping[str, Any] | None = None) -> Summary:
     """Signs and publishes the bundle and moves the alias; or fails with the refusal that names the gate."""
     from batch import retrain
     from batch.pipeline_dags import alias_of
 
-    alias = asked.params.get("alias") or alias_of(run.pipeline.file)
+    alias = turned["alias"] if turned else asked.params.get("alias") or alias_of(run.pipeline.file)
     return retrain.publish_run(run, who=asked.who, why=str(asked.params.get("why", "")), alias=alias)
 
 
@@ -236,7 +249,14 @@ def join(run: Run, asked: Asked) -> Summary:
     return backtest_parts.join(run).summary()
 
 
-# ---- watching, clearing away -----------------------------------------------------------------------------------------
+# ---- people, watching, clearing away ---------------------------------------------------------------------------------
+
+
+def sample(run: Run, asked: Asked) -> Summary:
+    """Draws uncertain and random events from what was scored since the last sample, for people to look at."""
+    from batch.review_sample import review_step
+
+    return review_step(run)
 
 
 def drift(run: Run, asked: Asked) -> Summary:
@@ -284,7 +304,7 @@ def drop_old_runs(run: Run, asked: Asked) -> Summary:
 STEPS: dict[str, Function] = {
     f.__name__: f
     for f in (
-        archive, labels, ready, check, replay, train, judge, publish, race, ramp, guard, crown, score, prepare,
-        count_day, join, drift, mend, compact, drop_old_files, drop_old_bundles, drop_old_runs,
+        turn, archive, labels, ready, check, replay, train, judge, publish, race, ramp, guard, crown, score, prepare,
+        count_day, join, sample, drift, mend, compact, drop_old_files, drop_old_bundles, drop_old_runs,
     )
 }  # fmt: skip

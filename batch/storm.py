@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from batch.files import write_text
 from riskflow.policy import DAY_MS
 
 
@@ -37,7 +38,4 @@ class Storm:
         return json.loads(self._path.read_text()) if self._path.is_file() else {}
 
     def _write(self, raised: dict[str, list[dict[str, Any]]]) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self._path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(raised, indent=1) + "\n")
-        temporary.replace(self._path)
+        write_text(self._path, json.dumps(raised, indent=1) + "\n")

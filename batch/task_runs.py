@@ -21,6 +21,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from batch.files import write_text
+
 RUNNING, SUCCESS, SKIPPED, REFUSED, FAILED = "running", "success", "skipped", "refused", "failed"
 BAD = (REFUSED, FAILED)
 MOST_CHARS = 20_000  # of a summary that is kept
@@ -62,11 +64,7 @@ class TaskRun:
 
     def write(self, home: Path) -> None:
         """In one step, so that whoever reads never sees half of it."""
-        path = self.path(home)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = path.with_suffix(f".{os.getpid()}.tmp")
-        fresh.write_text(json.dumps(asdict(self), default=str) + "\n")
-        fresh.replace(path)
+        write_text(self.path(home), json.dumps(asdict(self), default=str) + "\n")
 
     @classmethod
     def read(cls, path: Path) -> TaskRun | None:

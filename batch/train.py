@@ -108,6 +108,11 @@ def train(
     plan: Plan, data: TrainingSet, span: Span, candidates: Sequence[str], given: Given | None = None
 ) -> list[Trained]:
     """Races the candidates; the best one comes first and has its models. Raises RiskflowError without enough frauds."""
+    if not plan.models:
+        raise RiskflowError(
+            f"{plan.name} has no models to train. Declare one in models.py, or publish its rules alone: "
+            f"riskflow models rules --usecase {plan.name}"
+        )
     learner = Learner(plan, data, span, given)
     if learner.given.search is not None:
         learner.given.search.find(learner, candidates)

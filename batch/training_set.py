@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from batch.files import whole
 from batch.history import text_column
 from batch.weights import part
 from riskflow.columns import F8, I8, Columns, Text, n_rows, take
@@ -74,11 +75,9 @@ class TrainingSet:
         return pl.DataFrame({**{n: _series(c) for n, c in self.columns.items()}, **own})
 
     def write(self, path: Path) -> None:
-        """To Parquet, under a temporary name first: where the file lies, it is whole."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")
-        self.table().write_parquet(temporary, compression="zstd")
-        temporary.replace(path)
+        """To Parquet."""
+        with whole(path) as beside:
+            self.table().write_parquet(beside, compression="zstd")
 
     @classmethod
     def read(cls, path: Path) -> TrainingSet:

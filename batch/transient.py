@@ -17,6 +17,7 @@ import numpy as np
 import polars as pl
 
 from batch.calibration import calibration_points
+from batch.files import whole
 from batch.given import Given
 from batch.pipeline import Pipeline
 from batch.train import Span, Trained, input_values, train
@@ -89,8 +90,5 @@ def _check_later(plan: Plan, data: TrainingSet, rows: Columns) -> None:
 
 
 def _write(table: pl.DataFrame, to: Path) -> None:
-    """Under a temporary name first: where the file lies, it is whole."""
-    to.parent.mkdir(parents=True, exist_ok=True)
-    temporary = to.with_name(f".{to.name}.tmp")
-    table.write_parquet(temporary)
-    temporary.replace(to)
+    with whole(to) as beside:
+        table.write_parquet(beside)

@@ -48,16 +48,17 @@ def score(
     """
     from batch.score_batch import past_for, score_columns, score_table
     from cli.bar import bar
+    from cli.common import writable
     from riskflow.scoring import Scorer
 
     began = time.monotonic()
     run, shelf = context(usecase)
     chosen = shelf.bundle(bundle)
+    out = writable(out or Path(f"scores-{usecase}-{chosen.version}.parquet"))
     with bar("reading the past") as tell:
         span = _span(from_, to, fold, _tables(events, labels, columns, delay))
         found = past_for(run, chosen, shelf.needs, tell=tell, **span)
         scores = score_columns(Scorer(run.plan, chosen), found.columns, reasons=reasons, tell=tell)
-    out = out or Path(f"scores-{usecase}-{chosen.version}.parquet")
     table = score_table(chosen, found.columns, scores, reasons=reasons)
     table.write_parquet(out, compression="zstd")
     seconds = round(time.monotonic() - began, 1)
@@ -79,7 +80,7 @@ def backtest(
     segments: Annotated[str, typer.Option(help="fields to show figures by, as channel,country")] = "",
     cost_missed: Annotated[str, typer.Option(help="of a missed fraud: a number, or the field that is lost")] = "",
     cost_alert: Annotated[float | None, typer.Option(min=0, help="of one review")] = None,
-    cost_wrong_decline: Annotated[float, typer.Option(min=0, help="of declining a genuine event")] = 0.0,
+    cost_wrong_decline: Annotated[float | None, typer.Option(min=0, help="of declining a genuine event")] = None,
     fold: Fold = False,
     events: Events = None,
     labels: Labels = None,
@@ -101,7 +102,7 @@ def backtest(
     from cli.backtest_report import report
     from cli.bar import bar
 
-    began = time.monotonic()
+    began, costs = time.monotonic(), _costs(cost_missed, cost_alert, cost_wrong_decline)
     run, shelf = context(usecase)
     chosen = shelf.bundle(bundle)
     if errors:
@@ -109,8 +110,8 @@ def backtest(
         return
     with bar("reading the past") as tell:
         found = run_it(
-            run, chosen, shelf.needs, policy=_policy(policy, run.plan), tell=tell,
-            costs=_costs(cost_missed, cost_alert, cost_wrong_decline), segments=[s for s in segments.split(",") if s],
+            run, chosen, shelf.needs, policy=_policy(policy, run.plan), tell=tell, costs=costs,
+            segments=[s for s in segments.split(",") if s],
             **_span(from_, to, fold, _tables(events, labels, columns, delay)),
         )  # fmt: skip
     found = replace(found, seconds=time.monotonic() - began)
@@ -174,15 +175,15 @@ def _policy(path: Path | None, plan: Any) -> Policy | None:
     return policy
 
 
-def _costs(missed: str, alert: float | None, wrong_decline: float) -> Costs | None:
+def _costs(missed: str, alert: float | None, wrong_decline: float | None) -> Costs | None:
     """Those of the command line; None: those that the policy declares."""
     from batch.backtest import Costs
 
-    if not missed and alert is None:
+    if not missed and alert is None and wrong_decline is None:
         return None
     if not missed or alert is None:
-        raise typer.BadParameter("--cost-missed and --cost-alert go together")
+        raise typer.BadParameter("--cost-missed and --cost-alert go together, and --cost-wrong-decline with both")
     try:
-        return Costs(float(missed), alert, wrong_decline)
+        return Costs(float(missed), alert, wrong_decline or 0.0)
     except ValueError:
-        return Costs(missed, alert, wrong_decline)
+        return Costs(missed, alert, wrong_decline or 0.0)

@@ -47,12 +47,12 @@ def rebuild(
     """
     from batch import dataset
     from batch.retrain import Run
-    from cli.common import load_plan
+    from cli.common import load_plan, writable
     from riskflow.settings import settings
 
     found = dataset.read(manifest)
+    out = writable(out or Path(f"dataset-{dataset.manifest_hash(found)[:12]}.parquet"))
     data = dataset.rebuild(Run.of(load_plan(found["usecase"]), settings(), "dataset"), found)
-    out = out or Path(f"dataset-{dataset.manifest_hash(found)[:12]}.parquet")
     data.write(out)
     about = {"rows": len(data), "frauds": data.frauds, "sha256": found["frame"]["sha256"], "out": str(out)}
     print(json.dumps(about) if as_json else f"{len(data):,} rows, {data.frauds:,} frauds, the same bits: {out}")

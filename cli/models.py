@@ -10,7 +10,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.models_common import Json, UseCase, figures, open_registry, public_keys, shown_alias, table, user, version_of
+from cli.common import user
+from cli.models_common import (
+    Json,
+    UseCase,
+    figures,
+    open_registry,
+    public_keys,
+    report,
+    shown_alias,
+    table,
+    version_of,
+)
 
 if TYPE_CHECKING:
     from riskflow.moves import Move
@@ -25,10 +36,11 @@ Share = Annotated[float | None, typer.Option(help="of the customers that a canar
 def register(app: typer.Typer) -> None:
     """Add this group's commands."""
     from cli.models_past import compare, history, lineage
+    from cli.models_rules import rules
 
     group = typer.Typer(no_args_is_help=True, help="Published bundles: which there are, which score, and moving them.")
     group.command("list")(list_)
-    for command in (show, promote, retire, rollback, history, compare, lineage):
+    for command in (show, promote, retire, rollback, rules, history, compare, lineage):
         group.command()(command)
     app.add_typer(group, name="models")
     app.command("keys")(keys)
@@ -36,6 +48,8 @@ def register(app: typer.Typer) -> None:
 
 def list_(usecase: UseCase = "card_fraud", as_json: Json = False) -> None:
     """Every published version, and where the aliases stand."""
+    from riskflow.registry_reader import first_bundle
+
     registry = open_registry(usecase)
     aliases = registry.aliases()
     rows = [
@@ -52,7 +66,7 @@ def list_(usecase: UseCase = "card_fraud", as_json: Json = False) -> None:
              ", ".join(r["models"]) or "rules only", figures(r["metrics"]), r["hash"][:12]]
             for r in rows
         ],
-        f"{usecase} has no published bundle yet. Make one: riskflow retrain {usecase}",
+        f"{usecase} has no published bundle yet. {first_bundle(usecase)}",
     )  # fmt: skip
 
 
@@ -92,10 +106,10 @@ def promote(
     riskflow models promote 7 --alias canary --share 0.01
     riskflow models promote 7 --why "better on online payments"
 
-    A canary that becomes champion is taken off in the same moment.
+    A version that becomes champion is taken off all its other aliases in the same moment.
     """
     registry = open_registry(usecase)
-    _report(_move(registry, alias, version, who, why, share), as_json)
+    report(registry, _move(registry, alias, version, who, why, share), as_json)
 
 
 def retire(
@@ -110,7 +124,7 @@ def retire(
     from riskflow.settings import settings
 
     registry, key = open_registry(usecase), load_private_key(settings().keys_folder)
-    _report(registry.retire(alias, who=who or user(), why=why, private_key=key), as_json)
+    report(registry, registry.retire(alias, who=who or user(), why=why, private_key=key), as_json)
 
 
 def rollback(
@@ -120,10 +134,18 @@ def rollback(
     usecase: UseCase = "card_fraud",
     as_json: Json = False,
 ) -> None:
-    """Point the champion at the version that it pointed at before. A canary or a shadow is taken off by `retire`."""
-    registry = open_registry(usecase)
-    version = registry.previous(alias, public_keys())
-    _report(_move(registry, alias, version, who, why, None), as_json)
+    """Point the champion at the version that it pointed at before. A canary is taken off in the same moment.
+
+    A canary alone is taken off by `retire`; so is a shadow.
+    """
+    from riskflow.keys import load_private_key
+    from riskflow.settings import settings
+
+    registry, trusted = open_registry(usecase), public_keys()
+    _check_loadable(registry, registry.previous(alias, trusted))
+    key = load_private_key(settings().keys_folder)
+    move = registry.rollback(who=who or user(), why=why, private_key=key, public_keys=trusted, alias=alias)
+    report(registry, move, as_json)
 
 
 def keys() -> None:
@@ -140,17 +162,22 @@ def keys() -> None:
 
 
 def _move(registry: Registry, alias: str, version: int, who: str, why: str, share: float | None) -> Move:
-    """Moves the alias to a bundle that this code can load; anything else the workers would refuse anyway."""
-    from cli.common import load_plan
-    from riskflow.bundle import verify
     from riskflow.keys import load_private_key
     from riskflow.settings import settings
 
-    private_key, keys = load_private_key(settings().keys_folder), public_keys()
-    verify(registry.raw(version), keys, plan=load_plan(registry.names.usecase))
+    private_key = load_private_key(settings().keys_folder)
+    _check_loadable(registry, version)
     return registry.move(
-        alias, version, who=who or user(), why=why, private_key=private_key, public_keys=keys, share=share
+        alias, version, who=who or user(), why=why, private_key=private_key, public_keys=public_keys(), share=share
     )
+
+
+def _check_loadable(registry: Registry, version: int) -> None:
+    """Raises BundleRefused for a bundle that this code cannot load: the workers would refuse it anyway."""
+    from cli.common import load_plan
+    from riskflow.bundle import verify
+
+    verify(registry.raw(version), public_keys(), plan=load_plan(registry.names.usecase))
 
 
 def _refusal(raw: bytes, usecase: str) -> str:
@@ -183,12 +210,3 @@ def _summary(bundle: Any, size: int) -> dict[str, object]:
         "figures": figures(bundle.metrics) or "none",
         "data": json.dumps(bundle.data),
     }
-
-
-def _report(move: Move, as_json: bool) -> None:
-    if as_json:
-        typer.echo(json.dumps(vars(move)))
-    else:
-        share = "" if move.share is None else f" for {move.share:.4g} of all"
-        stood, stands = (version or "nothing" for version in (move.previous, move.version))
-        typer.echo(f"{move.alias}: {stood} -> {stands}{share} (move {move.number}, {move.who})")

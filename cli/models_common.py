@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -40,16 +41,6 @@ def public_keys() -> PublicKeys:
     from riskflow.settings import settings
 
     return load_public_keys(settings().keys_folder)
-
-
-def user() -> str:
-    """Who runs this."""
-    import getpass
-
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container without a name for its user
-        return "unknown"
 
 
 def version_of(registry: Registry, text: str) -> int:
@@ -96,3 +87,16 @@ def table(head: list[str], rows: list[list[object]], nothing: str) -> None:
         for row in rows:
             shown.add_row(*(str(cell) for cell in row))
         Console().print(shown)
+
+
+def report(registry: Registry, move: Move, as_json: bool) -> None:
+    """The move, and on a terminal those that came with it: aliases that were taken off by it."""
+    from riskflow.moves import made_with
+
+    if as_json:
+        typer.echo(json.dumps(vars(move)))
+        return
+    for made in made_with(move, registry.history()):
+        share = "" if made.share is None else f" for {made.share:.4g} of all"
+        stood, stands = (version or "nothing" for version in (made.previous, made.version))
+        typer.echo(f"{made.alias}: {stood} -> {stands}{share} (move {made.number}, {made.who})")

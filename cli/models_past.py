@@ -38,8 +38,8 @@ def history(
     chosen = [m for m in moves if alias in (None, m.alias)]
     stays = {p.move.number: p for p in periods(moves)}
     if at:
-        at_ms = _at_ms(at)
-        chosen = [p.move for p in stays.values() if p.move in chosen and _covers(p, at_ms)]
+        then = registry.live_at(_at_ms(at)).values()
+        chosen = [m for m in chosen if m in then]
     gates = {m.version: gates_of(registry, m.version) for m in chosen if m.version}
     rows = [_as_json(m, stays.get(m.number), gates.get(m.version), doubted.get(m.number)) for m in chosen]
     if as_json:
@@ -187,10 +187,6 @@ def _as_json(move: Move, stay: Period | None, gates: Any, doubt: str | None) -> 
 
 def _until(row: Mapping[str, Any]) -> str:
     return "-" if row["from_ms"] is None else "now" if row["to_ms"] is None else when(row["to_ms"])
-
-
-def _covers(stay: Period, at_ms: int) -> bool:
-    return stay.from_ms <= at_ms and (stay.to_ms is None or at_ms < stay.to_ms)
 
 
 def _at_ms(text: str) -> int:

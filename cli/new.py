@@ -44,6 +44,8 @@ def write_usecase(name: str, usecases: Path, dags: Path) -> list[Path]:
     for path in [folder, *wanted]:
         if path.exists():
             raise DeclarationError(f"use case {name!r}", f"{path} is there already", "Choose another name")
+    if not dags.is_dir():
+        raise DeclarationError(f"use case {name!r}", f"there is no folder {dags}", "Make it, or name another: --dags")
     folder.mkdir(parents=True)
     (folder / "__init__.py").touch()
     for path, template in wanted.items():

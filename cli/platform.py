@@ -18,6 +18,7 @@ NOT_READY = 3
 def register(app: typer.Typer) -> None:
     for command in (up, down, status, doctor):
         app.command()(command)
+    app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(airflow)
 
 
 def up(
@@ -34,6 +35,8 @@ def up(
         _make_pools(services.environment())
     for name, value in services.environment().items():
         typer.echo(f"{name}={value}")
+    if services.airflow_url:
+        _tell(f"Airflow's login: {login()}")
     _tell("Stop them with: riskflow down")
 
 
@@ -71,6 +74,26 @@ def status(as_json: Json = False) -> None:
             _print_state(state)
     if any(state.origin != "none" and not state.running for state in states):
         raise typer.Exit(NOT_READY)
+
+
+def airflow(words: typer.Context) -> None:
+    """Airflow's own command line on this platform's Airflow.
+
+    riskflow airflow backfill create --dag-id card_fraud_score_batch --from-date 2026-01-01 --to-date 2026-01-31
+    """
+    import os
+
+    from ops import local
+
+    os.execve(*local.airflow_command(words.args))
+
+
+def login() -> str:
+    """Who may look at Airflow, as the settings say."""
+    from riskflow.settings import settings
+
+    password = settings().airflow_password.get_secret_value()
+    return f"user {settings().airflow_user}, password {password} (RISKFLOW_AIRFLOW_USER, RISKFLOW_AIRFLOW_PASSWORD)"
 
 
 def doctor(as_json: Json = False) -> None:

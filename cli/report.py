@@ -32,6 +32,7 @@ def report(
     from batch.card.page import card
     from batch.card.page import store as store_card
     from cli.backtest import context
+    from cli.common import writable
 
     run, shelf = context(usecase)
     bundle = shelf.bundle(version)
@@ -39,9 +40,9 @@ def report(
     if store and not published:
         raise typer.BadParameter("--store: serving shows published versions only")
     run = replace(run, name=str(bundle.data.get("run", run.name)))
-    html = card(run, bundle, published=published)
     name = bundle.version if published else bundle.content_hash[:12]
-    out = out or Path(f"card-{usecase}-{name}.html")
+    out = writable(out or Path(f"card-{usecase}-{name}.html"))
+    html = card(run, bundle, published=published)
     out.write_text(html, encoding="utf-8")
     if store:
         store_card(run, bundle.version, html)

@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 Why = Annotated[str, typer.Option(help="the reason, for the history")]
 Days = Annotated[int | None, typer.Option("--train-days", min=2, help="learn from so many days instead of the span")]
-Alias = Annotated[str, typer.Option(help="champion, challenger, shadow; default: as `promotion` in pipeline.yaml says")]
+Alias = Annotated[
+    str,
+    typer.Option(help="champion, challenger, challenger:NAME, shadow; default: as `promotion` in pipeline.yaml says"),
+]
 Layer = Annotated[str | None, typer.Option(help="train this layer alone, beside the champion's others (with --local)")]
 Local = Annotated[bool, typer.Option("--local", help="run the same steps here, without Airflow")]
 
@@ -40,6 +43,8 @@ def retrain(
 
     riskflow retrain card_fraud --why "more fraud since Monday"
     riskflow retrain card_fraud --local --layer fraud --trials 20
+
+    While challengers race it waits for their verdict, unless --alias says who the new bundle shall be.
     """
     from cli.retrain_progress import progress
 
@@ -74,10 +79,10 @@ def _here(usecase: str, asked: dict[str, Any], shown: Progress) -> dict[str, Any
     from dataclasses import replace
 
     from batch.local_chain import retrain_here
-    from batch.pipeline_dags import alias_of
     from batch.pipeline_search import searching
     from batch.retrain import Run
-    from cli.common import load_plan
+    from batch.turn import alias_for
+    from cli.common import load_plan, user
     from riskflow.settings import settings
 
     run = Run.of(load_plan(usecase), settings(), time.strftime("local-%Y%m%dT%H%M%S", time.gmtime()))
@@ -85,14 +90,5 @@ def _here(usecase: str, asked: dict[str, Any], shown: Progress) -> dict[str, Any
         run = replace(run, pipeline=run.pipeline.learning_from(asked["train_days"]))
     pipeline = searching(run.pipeline, asked["trials"], asked["search_seconds"])
     run = replace(run, pipeline=pipeline, layer=asked["layer"])
-    why = asked["why"] or "retrained by hand"
-    return retrain_here(run, shown.task, who=_user(), why=why, alias=asked.get("alias") or alias_of(run.pipeline.file))
-
-
-def _user() -> str:
-    import getpass
-
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):
-        return "somebody"
+    alias = alias_for(run, asked.get("alias"))
+    return retrain_here(run, shown.task, who=user(), why=asked["why"] or "retrained by hand", alias=alias)

@@ -103,6 +103,7 @@ def _train(run: Any, tables: dict[str, Any], publish: bool, why: str) -> dict[st
     """Frame, race, verdict and, if asked to, publication; raises GatesFailed with the refusal."""
     from batch import retrain
     from batch.publish import GatesFailed, read_verdict
+    from cli.common import user
 
     if publish:
         run.check_can_publish()
@@ -112,17 +113,8 @@ def _train(run: Any, tables: dict[str, Any], publish: bool, why: str) -> dict[st
     verdict = retrain.judge_run(run, alone=not publish)
     if not verdict["passed"]:
         raise GatesFailed(read_verdict(run.folder).refusal())
-    published = retrain.publish_run(run, who=_user(), why=why) if publish else {}
+    published = retrain.publish_run(run, who=user(), why=why) if publish else {}
     return {**published, "run": str(run.folder), "candidate": verdict["candidate"], **verdict["metrics"]}
-
-
-def _user() -> str:
-    import getpass
-
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):
-        return "somebody"
 
 
 def _evaluate(

@@ -12,6 +12,9 @@ from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from batch.airflow_client import Airflow
+from batch.lint import lint_usecase
+from batch.pools import wanted_pools
 from ops import airflow, kafka, local, ports, redis
 from ops.ready import Usecase, inspect
 from ops.service import Service
@@ -174,6 +177,17 @@ def check_airflow() -> str:
     return _answers(airflow.SERVICE, settings().airflow_url)
 
 
+def check_pools() -> str:
+    """A task waits for ever where the pool that its pipeline.yaml names is missing."""
+    wanted = wanted_pools(settings().usecases)
+    if not wanted or check_airflow().startswith("not started"):
+        return "none named" if not wanted else "not asked: Airflow is not started"
+    missing = set(wanted) - Airflow.of(settings()).pools()
+    if missing:
+        raise Unfit(f"missing: {_some(sorted(missing))}")
+    return ", ".join(sorted(wanted))
+
+
 def _answers(service: Service, address: str) -> str:
     found = service.problem(address)
     if found and os.environ.get(service.variable):
@@ -209,6 +223,15 @@ def check_keys() -> str:
 # The use cases
 
 
+def check_files(usecase: str) -> str:
+    """What stands in events.py, features.py, models.py, policy.yaml, pipeline.yaml and the file in dags/."""
+    problems = lint_usecase(usecase, settings().usecases, settings().dags)
+    if problems:
+        more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
+        raise Unfit(f"{problems[0].file}:{problems[0].line}: {problems[0].found}{more}")
+    return "events, features, models, policy, pipeline"
+
+
 def check_topics(usecase: Usecase) -> str:
     missing = [topic for topic in usecase.topics() if topic not in usecase.found_topics()]
     if missing:
@@ -237,7 +260,7 @@ def check_heads(usecase: Usecase) -> str:
 def check_champion(usecase: Usecase) -> str:
     version = usecase.champion()
     if version is None:
-        raise Unfit("no published model: workers wait")
+        raise Unfit("no published model: workers wait. With a history: riskflow train --publish")
     return f"version {version}, signed and fit for this plan"
 
 
@@ -253,6 +276,10 @@ def _usecase_checks() -> list[Check]:
     """Each check for each use case; what cannot be read is one cross."""
     lines = []
     for name in usecase_names(settings().usecases):
+        files = _guarded(f"{name}: files", partial(check_files, name), f"riskflow lint {name}")
+        lines.append(files)
+        if not files.ok:
+            continue
         try:
             with inspect(name) as usecase:
                 lines += [
@@ -261,8 +288,6 @@ def _usecase_checks() -> list[Check]:
                 ]
         except NotReady as error:
             lines.append(Check(name, False, str(error), UP))
-        except RiskflowError as error:
-            lines.append(Check(name, False, str(error), f"riskflow plan show {name}"))
     return lines
 
 
@@ -281,10 +306,11 @@ CHECKS: list[tuple[str, Callable[[], str], str]] = [
     ("Redis eviction", check_redis_policy, UP),
     ("Redis file", check_redis_file, UP),
     ("Airflow", check_airflow, UP),
+    ("Airflow's pools", check_pools, "riskflow pools"),
 ]
 USECASE_CHECKS: list[tuple[str, Callable[[Usecase], str], str]] = [
     ("topics", check_topics, "riskflow topics {}"),
     ("broker time", check_broker_time, "riskflow topics {}"),
     ("heads", check_heads, "riskflow topics {}"),
-    ("champion", check_champion, "riskflow retrain {}"),
+    ("champion", check_champion, "riskflow models rules --usecase {}"),
 ]

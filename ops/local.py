@@ -125,6 +125,16 @@ def status(home: Path | None = None) -> list[State]:
     return [_state(home, service) for service in SERVICES.values()]
 
 
+def airflow_command(words: list[str], home: Path | None = None) -> tuple[str, list[str], dict[str, str]]:
+    """Program, words and environment of one of Airflow's own commands; NotReady where Airflow was never started."""
+    home = _home(home)
+    records = _records_of(home, airflow.SERVICE.name)
+    if not records:
+        raise NotReady("no Airflow was started here. Run: riskflow up")
+    program = airflow.executable()
+    return program, [program, *words], {**os.environ, **airflow.environment(home, records[0].port)}
+
+
 # One service, by name: kafka, redis, airflow
 
 

@@ -75,7 +75,10 @@ class Bundle:
 
     @property
     def models(self) -> list[dict[str, Any]]:
-        """{name, inputs, file} of every layer, lowest first; the last one's output becomes the score."""
+        """{name, inputs, file} of every layer, lowest first; the last one's output becomes the score.
+
+        `trees`, where a model has it, is the file of the same model flattened (riskflow.trees).
+        """
         return list(self.manifest["models"])
 
     @property
@@ -322,7 +325,8 @@ def _check_shape(bundle: Bundle) -> None:
             f"corrupted: {_who(bundle)} lists the files {sorted(manifest['files'])}, holds {sorted(names)}"
         )
     for model in manifest["models"]:
-        if not isinstance(model, dict) or model.get("file") not in names or not isinstance(model.get("inputs"), list):
+        usable = isinstance(model, dict) and model.get("file") in names and isinstance(model.get("inputs"), list)
+        if not usable or ("trees" in model and model["trees"] not in names):
             raise BundleRefused(f"corrupted: {_who(bundle)} names a model without its file or inputs: {model!r}")
 
 

@@ -12,6 +12,7 @@ from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
+import msgspec
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
@@ -60,6 +61,13 @@ class Text:
 
     def strings(self) -> list[str | None]:
         return [None if v == self.MISSING else v.decode() for v in self.values()]
+
+    def json(self) -> list[bytes]:
+        """Each as a JSON string; nothing may be missing."""
+        plain = (self.data >= 0x20) & (self.data != ord('"')) & (self.data != ord("\\"))
+        if plain.all():
+            return [b'"%b"' % value for value in self.values()]
+        return [msgspec.json.encode(value.decode()) for value in self.values()]
 
     def missing(self) -> NDArray[np.bool_]:
         lengths = np.diff(self.offsets)

@@ -16,6 +16,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import takewhile
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -178,6 +179,13 @@ def live_at(moves: Iterable[Move], at_ms: int) -> dict[str, Move]:
     """Where each alias stood at a moment."""
     there = [p for p in periods(moves) if p.from_ms <= at_ms and (p.to_ms is None or at_ms < p.to_ms)]
     return {p.move.alias: p.move for p in sorted(there, key=lambda period: period.move.alias)}
+
+
+def made_with(move: Move, moves: Iterable[Move]) -> list[Move]:
+    """A move, and those of the same transaction: they follow it with the same moment, person and reason."""
+    said = (move.at_ms, move.who, move.why)
+    follow = (m for m in moves if m.number > move.number)
+    return [move, *takewhile(lambda m: (m.at_ms, m.who, m.why) == said and m.version == RETIRED, follow)]
 
 
 def doubts(moves: Sequence[Move], public_keys: PublicKeys, names: Names) -> dict[int, str]:

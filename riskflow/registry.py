@@ -23,17 +23,16 @@ from riskflow.connect import ERRORS
 from riskflow.errors import BundleRefused, NotReady, RiskflowError
 from riskflow.keys import PublicKeys, public_keys_of
 from riskflow.moves import (
+    CANARY,
     CHAMPION,
     MOST_BESIDE,
     RETIRED,
     Move,
-    Standing,
     check_alias,
     check_move,
     is_beside,
     live_at,
     previous_version,
-    standing,
     tag,
 )
 from riskflow.names import Names
@@ -67,14 +66,15 @@ class Registry:
         found = self.client.hgetall(self.names.versions)
         return {int(v): json.loads(about) for v, about in sorted(found.items(), key=lambda item: int(item[0]))}
 
+    def version_made_of(self, made_of: str) -> int | None:
+        """The version under which this bundle was published (Bundle.made_of); None for one that never was."""
+        found = [version for version, about in self.versions().items() if about.get("made_of") == made_of]
+        return found[-1] if found else None
+
     def aliases(self) -> dict[str, Move]:
         """The moves of aliases that point at a bundle; their signatures have not been checked."""
         found = _readable(self.client.hgetall(self.names.aliases))
         return {alias: move for alias, move in found.items() if move.version != RETIRED}
-
-    def roster(self, public_keys: PublicKeys) -> Standing:
-        """Where every alias stands, each signature checked; `refused` says which entries were not taken, and why."""
-        return standing(_words(self.client.hgetall(self.names.aliases)), public_keys, self.names)
 
     def champion(self) -> Move | None:
         return self.aliases().get(CHAMPION)
@@ -92,8 +92,11 @@ class Registry:
         """A bundle's bytes; they have not been verified."""
         found: bytes | None = self.client.get(self.names.bundle(version))
         if found is None:
-            raise NotReady(f"{self.names.usecase} has no bundle {version}. See: riskflow models list")
+            raise self._gone(version)
         return found
+
+    def _gone(self, version: int) -> NotReady:
+        return NotReady(f"{self.names.usecase} has no bundle {version}. See: riskflow models list")
 
     # writing
 
@@ -135,16 +138,16 @@ class Registry:
         private_key: Ed25519PrivateKey,
         public_keys: PublicKeys | None = None,
         share: float | None = None,
+        forward: bool = False,
     ) -> Move:
         """Points an alias at a stored version. The bundle's signature is checked with public_keys (default: own).
 
+        forward: only if no newer version took the alias in between; else Overtaken is raised.
         What stood at the version that becomes champion is taken off in the same transaction: the canary has arrived,
         and a shadow would be compared with itself.
         """
-        bundle = verify_signature(self.raw(version), public_keys or public_keys_of(private_key))
-        if bundle.version != version or bundle.usecase != self.names.usecase:
-            raise BundleRefused(f"under version {version} stands bundle {bundle.version} of {bundle.usecase!r}")
-        return self._move(alias, bundle, private_key, who, why, share=share)
+        bundle = self._verified(version, public_keys or public_keys_of(private_key))
+        return self._move(alias, bundle, private_key, who, why, share=share, forward=forward)
 
     def retire(self, alias: str, *, who: str, why: str, private_key: Ed25519PrivateKey) -> Move:
         """Takes an alias off. RiskflowError for the champion, NotReady for an alias that points at nothing."""
@@ -170,10 +173,13 @@ class Registry:
         public_keys: PublicKeys | None = None,
         alias: str = CHAMPION,
     ) -> Move:
-        """Points the champion at what it pointed at before; once more, at the one before that."""
+        """Points the champion at what it pointed at before; once more, at the one before that.
+
+        A canary is taken off in the same transaction, so that nothing but the old version decides.
+        """
         keys = public_keys or public_keys_of(private_key)
-        version = self.previous(alias, keys)
-        return self.move(alias, version, who=who, why=why, private_key=private_key, public_keys=keys)
+        bundle = self._verified(self.previous(alias, keys), keys)
+        return self._move(alias, bundle, private_key, who, why, back=True)
 
     def previous(self, alias: str, public_keys: PublicKeys) -> int:
         """Where `rollback` would move the alias, by the history's signed moves; BundleRefused when one is not."""
@@ -186,7 +192,18 @@ class Registry:
         for move in moves:
             check_move(move, public_keys, self.names, alias, last)
             last = move.number
-        return previous_version(moves, alias)
+        try:
+            return previous_version(moves, alias)
+        except NotReady as nowhere:
+            if CANARY not in self.aliases():
+                raise
+            raise NotReady(f"{nowhere}. To take the canary off alone: riskflow models retire {CANARY}") from None
+
+    def _verified(self, version: int, public_keys: PublicKeys) -> Bundle:
+        bundle = verify_signature(self.raw(version), public_keys)
+        if bundle.version != version or bundle.usecase != self.names.usecase:
+            raise BundleRefused(f"under version {version} stands bundle {bundle.version} of {bundle.usecase!r}")
+        return bundle
 
     def _move(
         self,
@@ -198,7 +215,9 @@ class Registry:
         *,
         share: float | None = None,
         forward: bool = False,
+        back: bool = False,
     ) -> Move:
+        """forward: only if no newer version has the alias already; back: a canary goes with what it came for."""
         check_alias(alias, share)
 
         def changes(found: Mapping[str, Move]) -> list[Change]:
@@ -208,18 +227,30 @@ class Registry:
                     f"it against that one; to take it all the same: riskflow models promote {bundle.version}"
                 )
             _check_room(found, alias)
-            arrived = [a for a, m in found.items() if alias == CHAMPION != a and m.version == bundle.version]
+            stand = {a: m.version for a, m in found.items() if alias == CHAMPION != a and m.version != RETIRED}
+            off = [a for a, version in stand.items() if version == bundle.version or (back and a == CANARY)]
             wanted = Change(alias, bundle.version, bundle.content_hash, share)
-            return [wanted, *(Change(a, RETIRED) for a in arrived)]
+            return [wanted, *(Change(a, RETIRED) for a in off)]
 
-        return self._changed(changes, private_key, who, why)
+        return self._changed(changes, private_key, who, why, bundle.version)
 
     def _changed(
-        self, changes: Callable[[Mapping[str, Move]], list[Change]], private_key: Ed25519PrivateKey, who: str, why: str
+        self,
+        changes: Callable[[Mapping[str, Move]], list[Change]],
+        private_key: Ed25519PrivateKey,
+        who: str,
+        why: str,
+        version: int = RETIRED,
     ) -> Move:
-        """One transaction of several moves, worked out of where the aliases stand; returns the first of them."""
+        """One transaction of several moves, worked out of where the aliases stand; returns the first of them.
+
+        version: the bundle that is moved to. It must be there still when the transaction ends: old ones are dropped.
+        """
+        bundle_key = self.names.bundle(version)
 
         def change(pipe: Any) -> Move:
+            if version != RETIRED and not pipe.exists(bundle_key):
+                raise self._gone(version)
             found = _readable(pipe.hgetall(self.names.aliases))
             first, at_ms = _last_number(pipe, found, self.names) + 1, _now_ms()
             moves = [
@@ -234,7 +265,7 @@ class Registry:
             pipe.rpush(self.names.history, *(move.to_json() for move in moves))
             return moves[0]
 
-        move = self._transaction(change, self.names.aliases, self.names.history)
+        move = self._transaction(change, self.names.aliases, self.names.history, bundle_key)
         with suppress(*ERRORS):  # workers look by themselves, too
             self.client.publish(self.names.notice, str(move.number))
         return move
@@ -249,8 +280,9 @@ def _about(bundle: Bundle, size: int, who: str) -> dict[str, Any]:
     """What `models list` shows of a version without loading it."""
     figures = {k: v for k, v in bundle.metrics.items() if isinstance(v, int | float)}
     return {
-        "hash": bundle.content_hash, "created_at": bundle.created_at, "at_ms": _now_ms(), "who": who,
-        "bytes": size, "parent": bundle.parent, "models": [m["name"] for m in bundle.models], "metrics": figures,
+        "hash": bundle.content_hash, "made_of": bundle.made_of, "created_at": bundle.created_at,
+        "at_ms": _now_ms(), "who": who, "bytes": size, "parent": bundle.parent,
+        "models": [m["name"] for m in bundle.models], "metrics": figures,
     }  # fmt: skip
 
 

@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 AWAY = (OSError, RuntimeError, *ERRORS)
 
 
+def first_bundle(usecase: str) -> str:
+    """What to run where nothing was published yet."""
+    return f"riskflow models rules --usecase {usecase}, or for a model: riskflow train {usecase} --publish"
+
+
 class AsyncRegistry:
     """What a worker needs. `client` is an asyncio Redis client that answers in bytes; keys: the folder with *.pub."""
 

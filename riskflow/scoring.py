@@ -21,9 +21,9 @@ from riskflow.errors import BundleRefused
 from riskflow.explain import Explainer
 from riskflow.plan import Plan
 from riskflow.policy import ACTIONS, APPROVE, DECIMALS, I1, Decider
+from riskflow.trees import F4, Trees
 
 LARGEST = 1e18  # of a model input; beyond it a float32 pipeline would reach infinity
-F4 = NDArray[np.float32]
 Outputs = dict[str, F8]
 
 
@@ -68,21 +68,26 @@ class Shared:
 
 
 class Layer:
-    """One ONNX model, run by onnxruntime on one thread.
+    """One model of a bundle: an ONNX file, or the same trees flattened.
 
     sources: for each input what it is made of, as far as bundles may differ in it; the input itself by default.
     """
 
     def __init__(
-        self, name: str, inputs: Sequence[str], onnx_bytes: bytes, sources: Sequence[str] | None = None
+        self,
+        name: str,
+        inputs: Sequence[str],
+        onnx_bytes: bytes,
+        trees: bytes | None = None,
+        sources: Sequence[str] | None = None,
     ) -> None:
         self.name, self.inputs = name, tuple(inputs)
         self.matrix_key = _key("matrix", *(self.inputs if sources is None else sources))
         self.key = _key("layer", self.matrix_key, onnx_bytes)  # layers with the same one have equal outputs
-        self._session = session_of(onnx_bytes, f"model {name!r}")
-        self._input = self._session.get_inputs()[0].name
-        self._output = self._session.get_outputs()[-1].name
-        self._try()
+        who = f"model {name!r}"
+        self._probability: Callable[[F4], F4] = (
+            _Onnx(onnx_bytes, len(inputs), who) if trees is None else Trees(trees, len(inputs), who)
+        )
 
     def run(self, values: Mapping[str, Any], rows: int) -> F8:
         """The probability of fraud of each row."""
@@ -95,18 +100,31 @@ class Layer:
 
     def of(self, matrix: F4, rows: int) -> F8:
         """The same of a matrix that stands already."""
-        probabilities: F4 = self._session.run([self._output], {self._input: matrix})[0]
-        return probabilities[:rows, 1].astype(np.float64)
+        return self._probability(matrix)[:rows].astype(np.float64)
 
-    def _try(self) -> None:
+
+class _Onnx:
+    """An ONNX file, run by onnxruntime on one thread."""
+
+    def __init__(self, onnx_bytes: bytes, inputs: int, who: str) -> None:
+        self._session = session_of(onnx_bytes, who)
+        self._input = self._session.get_inputs()[0].name
+        self._output = self._session.get_outputs()[-1].name
         shape: Any = None
         try:
-            blank = np.zeros((2, len(self.inputs)), np.float32)
-            shape = self._session.run([self._output], {self._input: blank})[0].shape
+            shape = self._run(np.zeros((2, inputs), np.float32)).shape
         except Exception as error:  # onnxruntime has no common type for what it raises
-            raise BundleRefused(f"model {self.name!r} does not run on {len(self.inputs)} inputs: {error}") from None
+            raise BundleRefused(f"{who} does not run on {inputs} inputs: {error}") from None
         if shape != (2, 2):
-            raise BundleRefused(f"model {self.name!r} gives the shape {shape} for two rows, not two probabilities each")
+            raise BundleRefused(f"{who} gives the shape {shape} for two rows, not two probabilities each")
+
+    def __call__(self, matrix: F4) -> F4:
+        """The probability of class 1 of each row."""
+        return self._run(matrix)[:, 1]
+
+    def _run(self, matrix: F4) -> F4:
+        both: F4 = self._session.run([self._output], {self._input: matrix})[0]
+        return both
 
 
 class Scorer:
@@ -183,7 +201,8 @@ def _layers(bundle: Bundle) -> list[Layer]:
     layers = []
     for model in bundle.models:
         sources = [made.get(name, name) for name in model["inputs"]]
-        layers.append(Layer(model["name"], model["inputs"], bundle.files[model["file"]], sources))
+        trees = bundle.files[model["trees"]] if "trees" in model else None
+        layers.append(Layer(model["name"], model["inputs"], bundle.files[model["file"]], trees, sources))
         made[model["name"]] = layers[-1].key
     return layers
 
@@ -208,7 +227,7 @@ def model_matrix(inputs: Sequence[str], values: Mapping[str, Any], rows: int) ->
         for j, name in enumerate(inputs):
             column = values[name]
             matrix[:rows, j] = column if column.dtype == np.float64 else column.astype(np.float64)
-    return np.clip(matrix, -LARGEST, LARGEST, out=matrix)
+    return np.minimum(np.maximum(matrix, -LARGEST, out=matrix), LARGEST, out=matrix)  # np.clip takes 8 us more
 
 
 class TextCodes:

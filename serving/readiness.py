@@ -7,6 +7,7 @@ from typing import Any
 
 from riskflow.connect import ERRORS
 from riskflow.errors import RiskflowError
+from riskflow.registry_reader import first_bundle
 from serving.progress import Status
 from serving.schemas import Check
 from serving.services import Served
@@ -59,5 +60,5 @@ def _champion(usecase: str, served: Served) -> Iterator[Check]:
     except (*ERRORS, RiskflowError) as error:
         yield Check(name=name, ok=False, detail=f"the registry cannot be read: {error}")
         return
-    none = f"no bundle has been published. Run `riskflow retrain {usecase}`"
+    none = f"no bundle has been published. Run {first_bundle(usecase)}"
     yield Check(name=name, ok=version is not None, detail=none if version is None else f"version {version}")

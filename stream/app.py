@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import sys
 from typing import Any
 
 import faust
@@ -216,12 +217,22 @@ def generation(conf: Settings, usecase: str, beside: bool) -> int:
             raise NotReady(f"Redis at {conf.redis_url} does not answer ({error}). Run `riskflow up`.") from None
 
 
+def _plan(usecase: str, conf: Settings) -> Plan:
+    """The plan; without one the process ends as not ready, and its supervisor does not start it again."""
+    try:
+        return Plan.of(load_usecase(usecase, conf.usecases))
+    except RiskflowError as error:
+        print(f"riskflow: {error}", file=sys.stderr)
+        end_process(3)
+        raise
+
+
 def make_worker() -> Worker:
     """The worker that the environment asks for: RISKFLOW_USECASE (card_fraud), RISKFLOW_SLOT, RISKFLOW_BESIDE."""
     conf = settings()
     configure_logs(conf.log_level)
     share_the_lock()
-    plan = Plan.of(load_usecase(os.environ.get("RISKFLOW_USECASE", "card_fraud"), conf.usecases))
+    plan = _plan(os.environ.get("RISKFLOW_USECASE", "card_fraud"), conf)
     warm_up(plan)
     beside = os.environ.get("RISKFLOW_BESIDE", "") == "1"
     worker = Worker(plan, conf, int(os.environ.get("RISKFLOW_SLOT", "0")), beside=beside)

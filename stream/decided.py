@@ -73,37 +73,35 @@ def opinion_messages(
     None where nobody else spoke, or nothing was decided. Columns become text at once: a Python object for each
     opinion would take longer than the models.
     """
-    others: list[list[bytes]] = [[] for _ in range(len(decided.score))]
-    for opinion in opinions:
-        rows = range(len(others)) if opinion.rows is None else opinion.rows.tolist()
-        for row, said in zip(rows, _said(opinion), strict=True):
-            others[row].append(said)
+    rows = len(decided.score)
+    said = zip(*(_said(opinion, rows) for opinion in opinions), strict=True)
+    others = [b",".join(filter(None, each)) for each in said] or [b""] * rows
     ids: Any = events[ID]
     times: Any = events[TIME]
     text = b'{"event_id":%b,"occurred_at":%d,"decided":{"bundle":%d,"score":%b,"action":"%b"},"others":[%b]}'
-    actions = [action.encode() for action in ACTIONS]
-    encode = msgspec.json.Encoder().encode
-    columns = ids.strings(), times.tolist(), decided.bundle.tolist(), _numbers(decided.score), decided.action.tolist()
-    rows_of = zip(*columns, others, strict=True)
-    for name, at_ms, bundle, score, action, mine in rows_of:
-        if score == NO_SCORE or not mine:
-            yield None
-        else:
-            yield name.encode(), text % (encode(name), at_ms, bundle, score, actions[action], b",".join(mine))
+    actions = np.array([action.encode() for action in ACTIONS], object)[decided.action].tolist()
+    content = zip(
+        ids.json(), times.tolist(), decided.bundle.tolist(), _numbers(decided.score), actions, others, strict=True
+    )
+    for name, row in zip(ids.values(), content, strict=True):
+        yield None if row[3] == NO_SCORE or not row[5] else (name, text % row)
 
 
-def _said(opinion: Opinion) -> Iterator[bytes]:
-    """Each opinion as JSON; the score is null where it could not be worked out."""
-    names = {"alias": opinion.alias, "bundle": opinion.version}
-    before = msgspec.json.encode(names)[:-1] + b',"score":'
-    after = [
-        [b"," + msgspec.json.encode({"band": band, "action": action})[1:] for action in ACTIONS]
-        for band in opinion.band_names
-    ]
-    for score, band, action in zip(
-        _numbers(opinion.score), opinion.band.tolist(), opinion.action.tolist(), strict=True
-    ):
-        yield before + score + after[band][action]
+def _said(opinion: Opinion, rows: int) -> list[bytes]:
+    """What it says of each of these rows as JSON, empty where it says nothing; null: no score could be worked out."""
+    before = msgspec.json.encode({"alias": opinion.alias, "bundle": opinion.version})[:-1] + b',"score":'
+    after = np.array(
+        [b"," + msgspec.json.encode({"band": band, "action": a})[1:] for band in opinion.band_names for a in ACTIONS],
+        object,
+    )
+    which = after[opinion.band.astype(np.int64) * len(ACTIONS) + opinion.action]
+    said = [before + score + rest for score, rest in zip(_numbers(opinion.score), which.tolist(), strict=True)]
+    if opinion.rows is None:
+        return said
+    every = [b""] * rows
+    for row, own in zip(opinion.rows.tolist(), said, strict=True):
+        every[row] = own
+    return every
 
 
 def _numbers(column: F8) -> list[bytes]:

@@ -17,7 +17,7 @@ from riskflow.bundle import check_golden
 from riskflow.errors import BundleRefused
 from riskflow.moves import CHAMPION, MOST_BESIDE, Standing
 from riskflow.plan import Plan
-from riskflow.registry_reader import AsyncRegistry
+from riskflow.registry_reader import AsyncRegistry, first_bundle
 from riskflow.scoring import Scorer
 from stream import metrics
 from stream.head import until_answered
@@ -180,7 +180,7 @@ class Swap:
             return
         self._why[alias] = why
         if self._newest is None:
-            log.warning("not ready: events wait on Kafka", why=why, fix=f"riskflow retrain {self.plan.name}")
+            log.warning("not ready: events wait on Kafka", why=why, fix=first_bundle(self.plan.name))
         else:
             metrics.SWAP_REFUSED.labels(self.plan.name).inc()
             log.error("not taken, what is live stays", alias=alias, live=self._newest.champion.version, why=why)

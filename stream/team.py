@@ -23,7 +23,6 @@ from stream.head import Head
 from stream.roster import Pin, Roster
 from stream.swap import Live, Swap
 
-BESIDE_THE_LOOP = 256  # events from which on others are scored in threads: below, a thread costs more than the models
 Messages = Callable[[Columns, Scored, Live, Any], Iterator[tuple[bytes, bytes] | None]]
 
 
@@ -89,13 +88,11 @@ class Team:
             return None
 
     async def _scored(self, events: Columns) -> dict[Pin, tuple[Live, Scored] | Exception]:
-        others = self.roster.others
-        if n_rows(events) >= BESIDE_THE_LOOP:
-            lives = [await self._loaded(pin) for pin in others]
-            found = await asyncio.gather(*(asyncio.to_thread(self._score, live, events) for live in lives))
-        else:
-            found = [self._score(await self._loaded(pin), events) for pin in others]
-        return dict(zip(others, found, strict=True))
+        found: dict[Pin, tuple[Live, Scored] | Exception] = {}
+        for pin in self.roster.others:
+            found[pin] = self._score(await self._loaded(pin), events)
+            await asyncio.sleep(0)  # what else the worker does waits for one model, not for all
+        return found
 
     async def _loaded(self, pin: Pin) -> Live | Exception:
         try:

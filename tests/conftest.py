@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from typing import Any
 
+import hypothesis
 import pytest
+from xdist.scheduler import LoadFileScheduling
 
 from ops import local
 from ops.local import SERVICES, Services
 from riskflow.settings import settings
+
+hypothesis.settings.register_profile("riskflow", deadline=None)  # a test never fails because a machine is busy
+hypothesis.settings.load_profile("riskflow")
 
 ADDRESSES = [service.variable for service in SERVICES.values()]
 
@@ -46,11 +52,27 @@ def _publish(environment: pytest.MonkeyPatch, found: Services) -> None:
     settings.cache_clear()
 
 
+# What starts Airflow: two at once are too much for two cores, so one process has all of it, from the start.
+AIRFLOW = ("tests/e2e/", "tests/integration/test_airflow.py")
+
+
+class ByFile(LoadFileScheduling):
+    """A file's tests in one process, those with Airflow in one together."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "airflow" if nodeid.startswith(AIRFLOW) else str(super()._split_scope(nodeid))
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
+    return ByFile(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks what fits models, so that the quick suite can leave it out."""
+    """Marks what fits models, so that the quick suite can leave it out; what takes longest begins."""
     for item in items:
         if item.path.stem.removeprefix("test_") in LEARNS:
             item.add_marker("learns")
+    items.sort(key=lambda item: not item.nodeid.startswith(AIRFLOW))
 
 
 def pytest_unconfigure() -> None:

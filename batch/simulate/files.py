@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 
 import polars as pl
+
+from batch.files import whole, write_text
 
 TABLES = ("events", "labels", "truth")
 MANIFEST = "manifest.json"
@@ -22,7 +23,7 @@ def write(folder: Path, about: dict[str, object], **tables: pl.DataFrame | None)
     (folder / MANIFEST).unlink(missing_ok=True)
     parts = {name: _write(folder, name, tables.get(name)) for name in TABLES}
     manifest = {**about, "tables": {name: part for name, part in parts.items() if part}}
-    _replace(folder / MANIFEST, json.dumps(manifest, indent=2).encode() + b"\n")
+    write_text(folder / MANIFEST, json.dumps(manifest, indent=2) + "\n")
     return manifest
 
 
@@ -31,9 +32,8 @@ def _write(folder: Path, name: str, table: pl.DataFrame | None) -> dict[str, obj
     if table is None:
         path.unlink(missing_ok=True)
         return None
-    temporary = path.with_suffix(".tmp")
-    table.write_parquet(temporary, compression="zstd")
-    temporary.replace(path)
+    with whole(path) as beside:
+        table.write_parquet(beside, compression="zstd")
     return {"rows": len(table), "sha256": _digest(path), **_times(table)}
 
 
@@ -48,9 +48,3 @@ def _times(table: pl.DataFrame) -> dict[str, int]:
     if time is None or table.is_empty():
         return {}
     return {"first_ms": table[time].min(), "last_ms": table[time].max()}
-
-
-def _replace(path: Path, content: bytes) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)

@@ -128,7 +128,8 @@ def refuse(stage: Life) -> str:
         run_id = stage.found["drift_run"]
     else:
         _town_time(stage, stage.weather.now_ms + 6 * DAY_MS, "six days of spoiled labels")
-        run_id = stage.airflow.trigger(f"{USECASE}_retrain", {"why": "what came in is bad"})
+        conf = {"why": "what came in is bad", "alias": "challenger"}  # another one races already
+        run_id = stage.airflow.trigger(f"{USECASE}_retrain", conf)
     state = follow(stage, "retrain", run_id)
     must(state == "failed", f"spoiled labels were learned from: the run is {state}")
     said = stage.airflow.log(f"{USECASE}_retrain", run_id, "check")

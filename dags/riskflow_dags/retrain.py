@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from airflow.sdk import DAG, AssetAlias, Param, TriggerRule
 
-from batch.pipeline_dags import alias_of
+from batch.pipeline_dags import CHALLENGER, alias_of
 from riskflow_dags.shared import WHY, Maker
 
 DOC = """
@@ -14,6 +14,7 @@ Reads what was archived, works out every feature through the kernel of the strea
 the best one if it passes its gates. Workers take the new bundle within two seconds; no event waits for it.
 
 - From a terminal: `riskflow retrain {usecase} --why "more fraud since Monday"`; without Airflow: `--local`.
+- While challengers race everything after `turn` is skipped, unless drift has asked or `alias` is given.
 - A candidate whose training fails is named in the verdict; the others race. Clear its task to train it alone.
 - A refusal names the gate that failed; the evidence is `verdict.json` in the run's folder.
 - To go back: `riskflow models rollback`.
@@ -21,14 +22,17 @@ the best one if it passes its gates. Workers take the new bundle within two seco
 
 
 def make(maker: Maker) -> DAG:
-    """archive, labels, check, replay, train for each candidate, judge, publish."""
+    """turn where there are races, archive, labels, check, replay, train for each candidate, judge, publish."""
     with maker.dag(DOC + _terms(maker), _params(maker)) as dag:
-        racing = maker.step("replay")
-        maker.step("archive") >> maker.step("labels") >> maker.step("check") >> racing
+        turned = maker.step("turn") if alias_of(maker.pipeline.file) == CHALLENGER else None
+        archived, racing = maker.step("archive"), maker.step("replay")
+        archived >> maker.step("labels") >> maker.step("check") >> racing
         trained = maker.mapped("train", "candidate", racing)
         judged = maker.step("judge", trigger_rule=TriggerRule.ALL_DONE_MIN_ONE_SUCCESS)
-        published = maker.step("publish", outlets=[AssetAlias(f"{maker.usecase}/published")])
+        published = maker.step("publish", {"turned": turned}, outlets=[AssetAlias(f"{maker.usecase}/published")])
         trained >> judged >> published
+        if turned is not None:
+            turned >> archived
     return dag
 
 
@@ -38,16 +42,17 @@ def _terms(maker: Maker) -> str:
 
 
 def _params(maker: Maker) -> dict[str, Param]:
-    alias = alias_of(maker.pipeline.file)
+    usual = alias_of(maker.pipeline.file)
     return {
         "why": WHY,
         "train_days": Param(
             None, type=["null", "integer"], minimum=2, maximum=3650, description="Learn from so many days instead"
         ),
         "alias": Param(
-            alias,
-            type="string",
-            enum=["champion", "challenger", "shadow"],
-            description="Who the new bundle becomes",
+            None,
+            type=["null", "string"],
+            pattern="^(champion|(challenger|shadow)(:[a-z][a-z0-9_]{0,62})?)$",
+            description=f"Who the new bundle becomes; default: {usual}. A challenger that is named takes the place of "
+            "the one that races; challenger:NAME joins it",
         ),
     }

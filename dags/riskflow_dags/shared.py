@@ -34,7 +34,7 @@ SPAN = {
     "from": Param(None, type=["null", "string"], description="Events from then on: RFC 3339 or a day, UTC"),
     "to": Param(None, type=["null", "string"], description="Events before then; neither: the run's data interval"),
 }
-IN_WORKER = ("publish", "crown", "ready", "ask_retrain")  # they sign, or speak about assets
+IN_WORKER = ("turn", "publish", "crown", "ready", "ask_retrain")  # they sign, speak about assets, or look for a moment
 ABOUT = (
     "\nWritten down in `usecases/{usecase}/{file}`; it runs: {when}. `riskflow runs list {usecase}` shows its history."
 )

@@ -67,6 +67,7 @@ def asked(context: Mapping[str, Any], step: str = "") -> Asked:
     return Asked(
         usecase, ti.dag_id.removeprefix(f"{usecase}_"), step or ti.task_id, context["run_id"],
         dict(context["params"]), _ms(start), _ms(end), who(run), ti.map_index, ti.try_number,
+        causes(run),
     )  # fmt: skip
 
 
@@ -81,7 +82,14 @@ def owner(context: Mapping[str, Any]) -> str:
 
 def who(run: Any) -> str:
     """Who asked for the run, as Airflow knows them."""
-    return f"airflow: {getattr(run, 'triggering_user_name', None) or getattr(run, 'run_type', 'schedule')}"
+    return f"airflow: {getattr(run, 'triggering_user_name', None) or ', '.join(causes(run))}"
+
+
+def causes(run: Any) -> list[str]:
+    """What started a run: its assets, without the use case; else Airflow's word, such as `scheduled` or `manual`."""
+    assets = {event.asset.name.rpartition("/")[2] for event in getattr(run, "consumed_asset_events", None) or ()}
+    kind = getattr(run, "run_type", "scheduled")
+    return sorted(assets) or [str(getattr(kind, "value", kind))]
 
 
 def alert_failed(context: Mapping[str, Any]) -> None:

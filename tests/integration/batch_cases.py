@@ -154,7 +154,8 @@ def row_ids(plan: Plan) -> list[str]:
     """Ids of all effective rows of all generations, events and labels."""
     from batch import lake
 
-    ids: Any = lake.rows_as_columns(plan, support.names_of(plan), settings().lake_folder)["_id"]
+    rows = lake.read_rows(plan, support.names_of(plan), settings().lake_folder)
+    ids: Any = lake.as_columns(plan, rows)["_id"]
     return sorted(ids.strings())
 
 

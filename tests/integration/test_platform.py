@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -251,7 +252,28 @@ def test_doctor_follows_a_use_case_from_nothing_to_topics_and_heads(services: lo
     repaired = doctor(**prefix)
     assert repaired["card_fraud: broker time"]["ok"]
     assert "no published model" in repaired["card_fraud: champion"]["value"]
-    assert repaired["card_fraud: champion"]["repair"] == "riskflow retrain card_fraud"
+    assert repaired["card_fraud: champion"]["repair"] == "riskflow models rules --usecase card_fraud"
+    assert riskflow("keys", **prefix).returncode == 0
+    assert riskflow(*shlex.split(repaired["card_fraud: champion"]["repair"])[1:], **prefix).returncode == 0
+    told = riskflow("doctor", "--json", **prefix)
+    assert {c["name"]: c["ok"] for c in json.loads(told.stdout)}["card_fraud: champion"]
+
+
+def test_doctor_names_a_use_case_that_cannot_be_read(services: local.Services, tmp_path: Path) -> None:
+    shutil.copytree(settings().usecases / "card_fraud", tmp_path / "usecases" / "broken")
+    with (tmp_path / "usecases" / "broken" / "features.py").open("a") as file:
+        file.write("\ndef broken(\n")
+    found = doctor(RISKFLOW_USECASES=str(tmp_path / "usecases"))
+    assert "features.py" in found["broken: files"]["value"]
+    assert found["broken: files"]["repair"] == "riskflow lint broken"
+    assert found["Kafka"]["ok"]
+
+
+def test_a_worker_of_no_use_case_ends_at_once_and_says_why(services: local.Services) -> None:
+    told = riskflow("worker", "nope")
+    assert told.returncode == 3
+    assert "use case 'nope': no" in told.stderr
+    assert "Traceback" not in told.stderr
 
 
 def test_doctor_trusts_only_a_champion_that_workers_would_load(services: local.Services) -> None:
@@ -268,7 +290,7 @@ def test_doctor_trusts_only_a_champion_that_workers_would_load(services: local.S
         client.set(registry.names.bundle(1), registry.raw(1)[:-20] + bytes(20))
         told = doctor(**prefix)["card_fraud: champion"]
     assert not told["ok"]
-    assert told["repair"] == "riskflow retrain card_fraud"
+    assert told["repair"] == "riskflow models rules --usecase card_fraud"
 
 
 def by_name(home: Path) -> dict[str, local.State]:

@@ -66,7 +66,7 @@ class Rollout:
         archive(self.plan, settings())
         mine = pl.col("event_id").str.starts_with(prefix)
         where = self.plan, self.names, settings().lake_folder
-        rows = lake.rows_as_columns(*where)
+        rows = lake.as_columns(self.plan, lake.read_rows(*where))
         ids: Any = rows[ID]
         chosen = (np.asarray(rows[KIND]) == 0) & [name.startswith(prefix) for name in ids.strings()]
         found = (lake.read_scores(*where), read_shadow_scores(*where))

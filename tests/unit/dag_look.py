@@ -21,6 +21,7 @@ def described(dag: Any) -> dict[str, Any]:
         "doc": dag.doc_md,
         "tags": sorted(dag.tags),
         "params": dag.params.dump(),
+        "aliases": dag.params.get_param("alias").description if "alias" in dag.params else "",
         "catchup": dag.catchup,
         "max_active_runs": dag.max_active_runs,
         "schedule": repr(dag.timetable),

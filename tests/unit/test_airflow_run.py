@@ -6,13 +6,16 @@ import contextlib
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from batch.airflow_client import Airflow, Task
 from batch.airflow_run import RetrainFailed, follow
+from batch.task_runs import FAILED, TaskRun
 from riskflow.errors import NotReady
+from riskflow.settings import settings
 
 GATES = [
     {"name": "rows", "passed": True, "found": 9000, "wanted": "at least 5000"},
@@ -67,9 +70,28 @@ def test_a_refusal_names_the_failed_gate_and_no_other() -> None:
     assert "rows" not in str(refusal.value)
 
 
+def test_a_retraining_that_waits_for_a_race_is_told_with_the_ways_to_have_it_now() -> None:
+    looks = [("success", [Task("turn", "skipped"), Task("archive", "skipped"), Task("publish", "skipped")])]
+    with pytest.raises(RetrainFailed, match=r"turn was skipped. A race is not over: --alias challenger"):
+        followed(looks)
+
+
 def test_a_failed_task_is_named_with_the_way_to_its_log() -> None:
     with pytest.raises(RetrainFailed, match=r"replay failed. Its log: http://airflow/dags/card_fraud_retrain/runs/r1"):
         followed([("failed", [Task("check", "success"), Task("replay", "failed")])])
+
+
+def test_what_a_failed_task_said_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RISKFLOW_HOME", str(tmp_path))
+    settings.cache_clear()
+    about = {"usecase": "card_fraud", "run": "r1", "dag": "card_fraud_retrain", "outcome": FAILED}
+    TaskRun(**about, task="check", dag_run="r1", error="the lake holds no rows. Archive first.").write(tmp_path)
+    TaskRun(**{**about, "run": "r0"}, task="check", dag_run="r0", error="another run's").write(tmp_path)
+    try:
+        with pytest.raises(RetrainFailed, match=r"check failed: the lake holds no rows. Archive first. Its log: "):
+            followed([("failed", [Task("check", "failed")])])
+    finally:
+        settings.cache_clear()
 
 
 def test_an_airflow_that_is_not_there_is_told_with_both_ways_out() -> None:

@@ -186,6 +186,15 @@ def test_wishes_are_resolved_on_the_mature_events(archived: Streamed) -> None:
         backtest(archived.run(), archived.bundles[1], archived.needs, policy=policy, from_ms=SWAP_MS + 12 * DAY)
 
 
+@pytest.mark.parametrize("words", [["--cost-wrong-decline", "5"], ["--cost-alert", "5"], ["--cost-missed", "amount"]])
+def test_costs_of_the_command_line_are_whole_or_refused(words: list[str]) -> None:
+    app = typer.Typer()
+    command.register(app)
+    done = CliRunner().invoke(app, ["backtest", "card_fraud", *words])
+    assert done.exit_code == 2
+    assert "--cost-missed and --cost-alert go together" in " ".join(done.stderr.replace("│", "").split())
+
+
 def test_costs_are_those_that_the_policy_declares(archived: Streamed) -> None:
     declared = {"costs": {"review": 4.0, "missed_fraud": 120.0, "wrong_decline": 30.0}}
     about = archived.bundles[1].manifest
@@ -279,6 +288,15 @@ def test_a_forecast_is_kept_and_held_against_what_came(archived: Streamed, secon
     alerts = error["alerts_per_day"]
     assert alerts["error"] == came["figures"]["alerts_per_day"] - told["figures"]["alerts_per_day"]
     assert error["flipped_share"]["shown"] == 0
+
+
+def test_what_another_policy_or_other_events_would_do_replaces_no_forecast(second: Backtest, tmp_path: Path) -> None:
+    for change in ({}, {"policy": OF_FILE}, {"from_files": True}, {"policy": OF_FILE, "from_files": True}):
+        forecasts.keep(replace(second, about=replace(second.about, **change)), tmp_path)
+    kept = forecasts.kept(tmp_path, "card_fraud")
+    assert sorted((f["policy"] == OF_FILE, f["from_files"]) for f in kept) == [
+        (False, False), (False, True), (True, False), (True, True)
+    ]  # fmt: skip
 
 
 # ---- nothing is written ----------------------------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -26,6 +28,12 @@ def test_text_keeps_every_string(values: list[str | None]) -> None:
     text = Text.of_strings(values)
     assert text.strings() == values
     assert text.missing().tolist() == [v is None for v in values]
+
+
+@given(st.lists(st.one_of(st.text(), st.sampled_from(['"', "\\", "\n", "\x7f", "\u2028", "a b", "ä€"]))))
+def test_each_text_is_json_of_itself(values: list[str]) -> None:
+    assert [json.loads(found) for found in Text.of_strings(values).json()] == values
+    assert [json.loads(found) for found in Text.of_strings(["plain", *values]).json()] == ["plain", *values]
 
 
 @modest

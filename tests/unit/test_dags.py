@@ -94,9 +94,9 @@ def test_one_file_makes_a_dag_of_each_kind(dags: dict[str, Any]) -> None:
 def test_every_dag_has_the_chain_that_lint_knows(dags: dict[str, Any], in_pods: dict[str, Any]) -> None:
     for kind in KINDS:
         found = dags.get(f"card_fraud_{kind}") or in_pods[f"card_fraud_{kind}"]
-        assert set(STEPS_OF[kind]) <= set(found["upstream"]), kind
+        assert set(STEPS_OF[kind]) - {"turn"} <= set(found["upstream"]), kind
     for before, after in pairwise(STEPS_OF["retrain"]):
-        assert before in dags["card_fraud_retrain"]["upstream"][after]
+        assert before in in_pods["card_fraud_retrain"]["upstream"][after]
     assert dags["card_fraud_retrain"]["mapped"] == ["train"]
     assert dags["card_fraud_backtest"]["mapped"] == ["count_day"]
 
@@ -139,9 +139,19 @@ def test_assets_connect_them(dags: dict[str, Any], in_pods: dict[str, Any]) -> N
 
 
 def test_params_are_typed_and_follow_the_promotion(dags: dict[str, Any], in_pods: dict[str, Any]) -> None:
-    assert dags["card_fraud_retrain"]["params"] == {"why": "", "train_days": None, "alias": "champion"}
-    assert in_pods["card_fraud_retrain"]["params"]["alias"] == "challenger"
+    assert dags["card_fraud_retrain"]["params"] == {"why": "", "train_days": None, "alias": None}
+    assert "default: champion" in dags["card_fraud_retrain"]["aliases"]
+    assert "default: challenger" in in_pods["card_fraud_retrain"]["aliases"]
     assert dags["card_fraud_backtest"]["params"]["bundle"] == "champion"
+
+
+def test_only_where_challengers_race_a_retraining_waits_for_its_turn(
+    dags: dict[str, Any], in_pods: dict[str, Any]
+) -> None:
+    assert "turn" not in dags["card_fraud_retrain"]["upstream"]
+    assert in_pods["card_fraud_retrain"]["upstream"]["turn"] == []
+    assert in_pods["card_fraud_retrain"]["upstream"]["archive"] == ["turn"]
+    assert "turn" not in in_pods["card_fraud_retrain"]["pods"]
 
 
 def test_one_candidate_that_fails_does_not_keep_the_others_from_racing(dags: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from typer.testing import CliRunner
 
 from batch import dataset, lake, retrain
 from batch.dataset import CannotRebuild
+from batch.retention import drop_old_runs
 from batch.retrain import Run
 from batch.table_hash import content_hash
 from batch.training_set import TrainingSet
@@ -99,6 +101,17 @@ def test_the_same_set_is_made_again_after_the_lake_has_grown_and_was_merged(
         assert (run.folder / "again.parquet").read_bytes() == (run.folder / retrain.FRAME).read_bytes()
     new = retrain.replay_frame(replace(run, name="later"))
     assert new["to_ms"] > int(data.at_ms[-1]), "a new set is another one"
+
+
+def test_a_published_set_is_made_again_long_after_its_run_was_cleared_away(made: tuple[Run, TrainingSet]) -> None:
+    run, data = made
+    (run.folder / retrain.PUBLISHED).write_text("{}")
+    for path in [*run.folder.rglob("*"), run.folder]:
+        os.utime(path, (0, 0))
+    later = replace(run, name="later")
+    assert drop_old_runs(later)["thinned"] == [run.name]
+    assert not (run.folder / retrain.FRAME).exists()
+    assert dataset.rebuild(later, dataset.read(run.folder)).table().equals(data.table(), null_equal=True)
 
 
 def test_a_manifest_names_ranges_terms_and_fingerprints(made: tuple[Run, TrainingSet]) -> None:

@@ -97,10 +97,28 @@ def test_list_shows_versions_and_aliases(three: Registry) -> None:
 
 
 def test_an_empty_registry_names_the_command(registry: Registry) -> None:
-    assert "riskflow retrain card_fraud" in run("models", "list").stderr
+    assert "riskflow models rules --usecase card_fraud" in run("models", "list").stderr
     assert run("models", "list").stdout == ""
     assert isinstance(run("models", "show").exception, NotReady)
     assert isinstance(run("models", "rollback").exception, NotReady)
+
+
+def test_rules_alone_are_published_without_a_model_and_without_a_history(registry: Registry) -> None:
+    moved = answer("models", "rules", "--why", "first day", "--who", "ann")
+    assert (moved["alias"], moved["version"], moved["why"], moved["who"]) == ("champion", 1, "first day", "ann")
+    shown = answer("models", "show")
+    assert (shown["models"], shown["refused"]) == ([], "")
+    assert shown["policy"]["review"] is None
+    assert [rule["name"] for rule in shown["policy"]["rules"]]
+    assert "shadow: nothing -> 2" in run("models", "rules", "--alias", "shadow").stdout
+
+
+def test_promote_says_what_was_taken_off_with_it(three: Registry) -> None:
+    answer("models", "promote", "2", "--alias", "challenger")
+    answer("models", "promote", "2", "--alias", "shadow:try")
+    promoted = run("models", "promote", "2").stdout
+    for line in ("champion: 3 -> 2", "challenger: 2 -> nothing", "shadow:try: 2 -> nothing"):
+        assert line in promoted
 
 
 def test_show_tells_what_a_bundle_is_and_whether_it_loads(three: Registry) -> None:
@@ -129,6 +147,15 @@ def test_promote_and_rollback_move_the_champion(three: Registry) -> None:
     assert [m["version"] for m in answer("models", "history")] == [1, 2, 3, 1, 3, 1]
     assert "try again" in run("models", "history", "--alias", "champion").stdout
     assert answer("models", "history", "--alias", "shadow") == []
+
+
+def test_a_rollback_says_that_the_canary_went_with_it(three: Registry) -> None:
+    run("models", "promote", "2", "--alias", "canary", "--share", "1")
+    said = run("models", "rollback", "--why", "declines too much").stdout
+    assert "champion: 3 -> 2" in said
+    assert "canary: 2 -> nothing" in said
+    assert {a: m.version for a, m in three.aliases().items()} == {"champion": 2}
+    assert "taken off" in run("models", "history", "--alias", "canary").stdout
 
 
 def test_every_alias_is_promoted_and_retired(three: Registry) -> None:

@@ -15,7 +15,20 @@ from hypothesis import strategies as st
 
 from riskflow.errors import NotReady, RiskflowError
 from riskflow.keys import public_keys_of
-from riskflow.moves import CANARY, CHAMPION, MOST_BESIDE, RETIRED, Move, check_alias, doubts, live_at, periods
+from riskflow.moves import (
+    CANARY,
+    CHAMPION,
+    MOST_BESIDE,
+    RETIRED,
+    Move,
+    Standing,
+    check_alias,
+    doubts,
+    live_at,
+    made_with,
+    periods,
+    standing,
+)
 from riskflow.names import Names
 from riskflow.registry import Registry
 from riskflow.registry_reader import AsyncRegistry
@@ -51,6 +64,12 @@ def stands(registry: Registry) -> dict[str, int]:
     return {alias: move.version for alias, move in registry.aliases().items()}
 
 
+def checked(registry: Registry) -> Standing:
+    """Where every alias stands, as somebody sees it who has taken no move yet."""
+    entries = {alias.decode(): entry for alias, entry in registry.client.hgetall(NAMES.aliases).items()}
+    return standing(entries, KEYS, NAMES)
+
+
 # ---- moving ----------------------------------------------------------------------------------------------------------
 
 
@@ -72,7 +91,7 @@ def test_an_alias_is_taken_off_by_a_signed_move(registry: Registry) -> None:
     assert (move.version, move.previous, move.number) == (RETIRED, 1, 6)
     assert doubts(registry.history(), KEYS, NAMES) == {}
     assert stands(registry) == {CHAMPION: 4}
-    assert registry.roster(KEYS).number == 6
+    assert checked(registry).number == 6
     with pytest.raises(NotReady, match="points at nothing"):
         registry.retire("shadow", **BY)
     with pytest.raises(RiskflowError, match="cannot be taken off"):
@@ -131,6 +150,39 @@ def test_only_the_champion_is_rolled_back(registry: Registry) -> None:
     assert registry.rollback(**BY).version == 3
 
 
+def test_a_rollback_takes_the_canary_off_in_one_transaction(registry: Registry) -> None:
+    registry.move(CANARY, 2, share=1.0, **BY)
+    registry.move("shadow", 1, **BY)
+    seen: list[dict[str, int]] = []
+    writing = registry.client.publish
+    registry.client.publish = lambda *words: (seen.append(stands(registry)), writing(*words))
+    move = registry.rollback(**BY)
+    assert (move.alias, move.version) == (CHAMPION, 3)
+    assert seen == [{CHAMPION: 3, "shadow": 1}]
+    assert [(m.alias, m.version) for m in registry.history()[-2:]] == [(CHAMPION, 3), (CANARY, RETIRED)]
+    assert made_with(move, registry.history()) == registry.history()[-2:]
+    assert doubts(registry.history(), KEYS, NAMES) == {}
+
+
+def test_moves_of_other_transactions_are_not_told_with_a_move(registry: Registry) -> None:
+    registry.move(CANARY, 2, share=0.1, **BY)
+    move = registry.rollback(**BY)
+    registry.move("shadow", 1, **BY)
+    registry.retire("shadow", who="ann", why="enough", private_key=KEY)
+    assert [m.alias for m in made_with(move, registry.history())] == [CHAMPION, CANARY]
+    shadow = registry.history("shadow")[0]
+    assert made_with(shadow, registry.history()) == [shadow]
+
+
+def test_a_first_champion_cannot_go_back_and_the_way_to_take_its_canary_off_is_named() -> None:
+    registry = Registry(fakeredis.FakeRedis(), NAMES)
+    registry.publish(rules_only(), KEY, who="ann", why="new")
+    registry.publish(rules_only(), KEY, who="ann", why="new", alias=None)
+    registry.move(CANARY, 2, share=1.0, **BY)
+    with pytest.raises(NotReady, match="riskflow models retire canary"):
+        registry.rollback(**BY)
+
+
 # ---- readers ---------------------------------------------------------------------------------------------------------
 
 
@@ -140,7 +192,7 @@ async def test_a_bad_entry_takes_no_other_alias_down(registry: Registry, worker:
     forged = dataclasses.replace(registry.aliases()[CANARY], version=1)
     for entry in (b"junk", forged.to_json(), registry.client.hget(NAMES.aliases, "shadow")):
         registry.client.hset(NAMES.aliases, CANARY, entry)
-        for found in (registry.roster(KEYS), await worker.roster()):
+        for found in (checked(registry), await worker.roster()):
             assert {a: m.version for a, m in found.live.items()} == {CHAMPION: 4, "shadow": 1}
             assert list(found.refused) == [CANARY]
     assert registry.retire("shadow", **BY).version == RETIRED, "garbage under one alias keeps no other from moving"

@@ -55,6 +55,44 @@ def test_a_mistake_is_named_with_its_line(tmp_path: Path, text: str, message: st
         load(tmp_path, text)
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("maintain: {lake: {scores: 41d}}", r"line 1, .*scores: '41d' .* span \(28d\) .*\(14d\)\. Keep it for 42d"),
+        ("label_maturity: {bank: 45d}\nmaintain: {lake: {scores: 72d}}", r"line 2, maintain.lake.scores: .* 73d or"),
+        ("promotion: race\nmaintain: {lake: {shadow: 7d}}", r"line 2, .*shadow: .*race.horizon \(14d\) .*for 28d"),
+        (
+            "maintain: {lake: {drift: 90d}}",
+            r"line 1, maintain.lake.drift: .*Can go: scores, rejected, shadow, external",
+        ),
+        ("span: month\nmaintain: {lake: {scores: 1d}}", r"line 1, span: 'month'"),
+    ],
+)
+def test_what_learning_and_races_read_is_kept(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(DeclarationError, match=message):
+        load(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("ramp: {hold: 1h}\nrace: {horizon: soon}", r"line 2, race\.horizon: 'soon' is not a number and a unit"),
+        ("race: {horizon: 2d}\nramp:\n  hold: long", r"line 3, ramp\.hold: 'long'"),
+        ("\nramp: {shares: [0.5, 0.1]}", r"line 2, ramp\.shares: \[0\.5, 0\.1\] do not rise"),
+        ("race: {meanwhile: sleep}", r"line 1, race\.meanwhile: invalid enum value 'sleep'"),
+        ("search: {trials: 3, warm_start: champoin}", r"line 1, search\.warm_start: 'champoin' is no alias"),
+    ],
+)
+def test_a_mistake_about_races_and_searches_is_named_with_its_line(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(DeclarationError, match=message):
+        load(tmp_path, text)
+
+
+def test_what_is_kept_as_long_as_it_is_read_may_go(tmp_path: Path) -> None:
+    load(tmp_path, "promotion: race\nmaintain: {lake: {scores: 42d, shadow: 28d, rejected: 1d, external: 1d}}")
+    load(tmp_path, "maintain: {lake: {shadow: 1d}}")  # nothing races
+
+
 def test_a_candidate_that_no_model_has_is_refused(tmp_path: Path) -> None:
     pipeline = load(tmp_path, "candidates: [linear, forrest]\n")
     with pytest.raises(DeclarationError, match=r"line 1, candidates\[1\]: 'forrest' is a candidate of no model"):

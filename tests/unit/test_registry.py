@@ -13,7 +13,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization as form
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from riskflow.bundle import Bundle, sign
+from riskflow.bundle import Bundle, sign, verify_signature
 from riskflow.errors import BundleRefused, NotReady, RiskflowError
 from riskflow.keys import load_private_key, load_public_keys, make_keys, public_keys_of
 from riskflow.moves import Move, check_move, previous_version
@@ -92,6 +92,26 @@ def test_two_moves_at_once_get_two_numbers(server: fakeredis.FakeServer, monkeyp
     one.move("shadow", 2, who="ann", why="second", private_key=KEY)
     assert [m.number for m in one.history()] == [1, 2, 3, 4]
     assert {a: m.number for a, m in one.aliases().items()} == {"champion": 2, "challenger": 3, "shadow": 4}
+
+
+@pytest.mark.parametrize("moment", ["before the transaction", "within it"])
+def test_no_alias_is_moved_to_a_bundle_that_is_dropped_meanwhile(
+    server: fakeredis.FakeServer, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    one, two = (Registry(fakeredis.FakeRedis(server=server), NAMES) for _ in range(2))
+    publish(one)
+    publish(one)
+    place = "riskflow.registry.verify_signature" if moment == "before the transaction" else "riskflow.moves.Move.signed"
+    done = verify_signature if moment == "before the transaction" else Move.signed
+
+    def meanwhile(*words: Any) -> Any:
+        two.client.delete(NAMES.bundle(1))
+        return done(*words)
+
+    monkeypatch.setattr(place, meanwhile)
+    with pytest.raises(NotReady, match="has no bundle 1"):
+        one.move("champion", 1, who="ann", why="back", private_key=KEY)
+    assert one.aliases()["champion"].version == 2
 
 
 def test_an_overtaken_publisher_leaves_the_champion_alone(registry: Registry) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,7 +18,15 @@ import pytest
 from batch import lake, retention
 from batch.pipeline import Pipeline, PipelineFile
 from batch.pipeline_dags import Maintain
-from batch.retention import drop_old_bundles, drop_old_files, drop_old_runs, needed_versions, pinned_versions
+from batch.pipeline_search import SearchFile
+from batch.retention import (
+    EVIDENCE,
+    drop_old_bundles,
+    drop_old_files,
+    drop_old_runs,
+    needed_versions,
+    pinned_versions,
+)
 from batch.retrain import Run
 from riskflow.errors import NotReady
 from riskflow.names import Names
@@ -47,9 +56,18 @@ def there(registry: Registry) -> list[int]:
     return [v for v in registry.versions() if registry.client.exists(registry.names.bundle(v))]
 
 
-def dropped(registry: Registry, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, time_: str) -> list[int]:
-    pipeline = Pipeline(PipelineFile(maintain=Maintain(bundles=time_)))
-    run = Run(plan_of(), pipeline, load(home=tmp_path), "tried")
+@pytest.fixture
+def own_usecases(tmp_path: Path) -> Iterator[Path]:
+    """A team's own folder of use cases; the project's are imported again afterwards."""
+    yield tmp_path / "usecases"
+    plan_of()
+
+
+def dropped(registry: Registry, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, time_: str, **more: Any) -> list[int]:
+    """more: `warm_start` of the search, and settings."""
+    warm_start = more.pop("warm_start", None)
+    pipeline = Pipeline(PipelineFile(maintain=Maintain(bundles=time_), search=SearchFile(warm_start=warm_start)))
+    run = Run(plan_of(), pipeline, load(home=tmp_path, **more), "tried")
     monkeypatch.setattr(Run, "registry", lambda _: registry)
     monkeypatch.setattr(retention.time, "time", lambda: NOW_MS / 1000)
     versions: list[int] = drop_old_bundles(run)["dropped"]
@@ -96,6 +114,36 @@ def test_a_young_bundle_stays_though_nobody_has_moved_it(registry: Registry) -> 
     assert 7 in needed_versions(registry, NOW_MS - 70 * DAY_MS)
 
 
+EVENTS = """
+from riskflow.declare import Entity, Feed, Transfer
+
+customer = Entity("customer_id")
+events = Feed("events", id="event_id", at="occurred_at", fields={"amount": float})
+"""
+
+
+def write_usecase(folder: Path, name: str, more: str) -> None:
+    (folder / name).mkdir(parents=True)
+    (folder / name / "events.py").write_text(EVENTS + more)
+    (folder / name / "features.py").write_text("")
+
+
+def test_what_a_file_names_stays(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, own_usecases: Path
+) -> None:
+    write_usecase(own_usecases, "abroad", f"taken = Transfer({plan_of().name!r}, bundle=2)")
+    write_usecase(own_usecases, "home", "taken = Transfer('another', bundle=3)")
+    assert dropped(registry, monkeypatch, tmp_path, "1d", warm_start=4, usecases=own_usecases) == [1, 3]
+
+
+def test_no_bundle_goes_while_a_use_case_cannot_be_read(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, own_usecases: Path
+) -> None:
+    write_usecase(own_usecases, "abroad", "taken = Transfer(")
+    assert dropped(registry, monkeypatch, tmp_path, "1d", usecases=own_usecases) == []
+    assert there(registry) == [1, 2, 3, 4, 5, 6]
+
+
 def test_files_go_by_day_but_never_the_last_of_a_partition(tmp_path: Path) -> None:
     conf, today = load(home=tmp_path), datetime.now(UTC)
     days = [(today - timedelta(days=back)).strftime("%Y-%m-%d") for back in (40, 35, 20, 1)]
@@ -126,8 +174,23 @@ def test_folders_of_old_runs_go(tmp_path: Path) -> None:
         age(folder, age_days)
     (run.folder.parent / "used" / "verdict.json").write_text("{}")
 
-    assert drop_old_runs(run) == {"dropped": ["old"]}
+    assert drop_old_runs(run) == {"dropped": ["old"], "thinned": []}
     assert sorted(p.name for p in run.folder.parent.iterdir()) == ["now", "used", "young"]
+
+
+def test_the_evidence_of_a_run_that_has_published_stays_for_good(tmp_path: Path) -> None:
+    run = Run.of(plan_of(), load(home=tmp_path), "now")
+    folder = run.folder.parent / "old"
+    (folder / "candidates" / "forest").mkdir(parents=True)
+    for name in (*EVIDENCE, "frame.parquet", "bundle.bin", "candidates/forest/trained.json"):
+        (folder / name).write_text("{}")
+    age(folder, 91)
+
+    assert drop_old_runs(run) == {"dropped": [], "thinned": ["old"]}
+    assert sorted(p.name for p in folder.iterdir()) == sorted(EVIDENCE)
+    age(folder, 91)
+    assert drop_old_runs(run) == {"dropped": [], "thinned": []}
+    assert sorted(p.name for p in folder.iterdir()) == sorted(EVIDENCE)
 
 
 def age(folder: Path, days: float) -> None:

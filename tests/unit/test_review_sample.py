@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -17,7 +18,7 @@ from batch.retrain import Run, replay_frame
 from batch.review_sample import DECISION, RANDOM, UNCERTAIN, draw, read_odds, review_step, samples, stands_for
 from batch.training_set import TrainingSet
 from riskflow.columns import Text
-from riskflow.errors import RiskflowError
+from riskflow.errors import NotReady, RiskflowError
 from tests.unit.lake_cases import Streamed, ids, run_in, streamed
 
 POLICIES = {1: {"review": 0.5, "decline": 0.9}, 2: None}
@@ -143,6 +144,31 @@ def write(run: Any, table: pl.DataFrame) -> None:
     path = run.conf.lake_folder / run.names.scores / "date=2026-02-01" / lake.part_name(0, *table[lake.OFFSET][[0, -1]])
     path.parent.mkdir(parents=True, exist_ok=True)
     table.write_parquet(path)
+
+
+def test_what_could_not_be_sent_is_drawn_again_and_sent_by_the_next_try(
+    archived: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the DAG's task does it, which Airflow tries again."""
+    from batch.steps import Asked, sample
+
+    asked, sent = Asked("card_fraud", "review", "sample", "scheduled__1"), list[Any]()
+
+    def away(*_: Any) -> None:
+        raise NotReady("Kafka does not answer")
+
+    def there(messages: Any, _: str) -> Any:
+        sent.extend(messages)
+        return SimpleNamespace(messages=len(sent))
+
+    monkeypatch.setattr("batch.produce.send", away)
+    with pytest.raises(NotReady):
+        sample(archived, asked)
+    monkeypatch.setattr("batch.produce.send", there)
+    done = sample(archived, asked)
+    assert (done["events"], done["sent"]) == (5000, len(sent))
+    assert sent
+    assert sample(archived, asked)["events"] == 0
 
 
 def test_each_event_is_drawn_from_once(archived: Any) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from batch.past import ACTION, BUNDLE, SCORE
 from batch.score_batch import past_for, score_columns, score_table
+from batch.task_runs import Skipped
 from riskflow.columns import Columns, n_rows, take
 from riskflow.errors import NotReady
 from riskflow.evaluate import ID, TIME
@@ -140,6 +141,8 @@ def test_runs_of_a_backfill_together_score_what_one_run_scores(
     assert [str(path) for path in files] == [about["file"] for about in done[:4]]
     assert pl.concat([pl.read_parquet(path) for path in files]).equals(whole)
     assert sum(about["events"] for about in done[:4]) == len(whole)
+    with pytest.raises(Skipped, match="holds no event of that time"):
+        past_steps.prepare(run, past_steps.Wish.of({"bundle": "2"}, 0, DAY))
     empty = past_steps.score(run, past_steps.Wish.of({"bundle": "2"}, 0, DAY))
     assert empty["events"] == 0
     assert "no event of that time" in empty["why"]

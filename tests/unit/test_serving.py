@@ -373,7 +373,7 @@ async def test_not_ready_says_each_reason(client, app, served):
     body = is_problem(await client.get("/readyz"), 503)
     found = {c["name"]: c for c in body["checks"]}
     assert not any(found[name]["ok"] for name in ("kafka", "card_fraud.scores", "card_fraud.champion"))
-    assert "riskflow retrain card_fraud" in found["card_fraud.champion"]["detail"]
+    assert "riskflow models rules --usecase card_fraud" in found["card_fraud.champion"]["detail"]
     ready(served)
     lose_redis(app)
     body = is_problem(await client.get("/readyz"), 503)

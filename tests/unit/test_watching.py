@@ -22,9 +22,10 @@ from batch import drift, forecasts, retrain
 from batch.backtest import backtest
 from batch.card.page import FILE, card, leave_card
 from batch.drift import Look, act, drift_step, look, table_of
-from batch.forecast_errors import forecast_error, foretold
+from batch.forecast_errors import forecast_error, foretold, shown
 from batch.gates import Kind
 from batch.local_chain import train_here
+from batch.past import ACTION, BUNDLE, Past, past
 from batch.pipeline_watch import Watch
 from batch.read_only import Shelf
 from batch.retrain import Run
@@ -248,6 +249,8 @@ def test_a_forecast_is_held_against_what_the_bundle_then_decided(archived: Strea
     told = backtest(run, unpublished, shelf.needs, to_ms=SWAP_MS)
     forecasts.keep(told, run.conf.lake_folder)
     forecasts.keep(backtest(run, champion, shelf.needs), run.conf.lake_folder)  # not of before it was live
+    of_files = replace(told, about=replace(told.about, from_files=True))
+    forecasts.keep(replace(of_files, tally=replace(told.tally, last_ms=SWAP_MS - 1)), run.conf.lake_folder)
     found = forecast_error(run, shelf, champion)
     summary = told.summary()
     assert found["forecast"]["to_ms"] == summary["to_ms"]
@@ -268,6 +271,30 @@ def test_a_forecast_is_held_against_what_the_bundle_then_decided(archived: Strea
     assert "Not compared yet" not in html
     with pytest.raises(NotReady, match="no event that bundle 7 has decided"):
         forecast_error(run, shelf, replace(champion, manifest={**champion.manifest, "version": 7}))
+
+
+def test_a_canarys_day_is_shown_as_if_all_its_events_had_been_its(
+    archived: Streamed, live: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = archived.run()
+    shelf = Shelf(run.plan, run.conf)
+    champion, whole = shelf.bundle("champion"), shown(run, shelf, shelf.bundle("champion"))
+    at_ms = np.asarray(archived.events[TIME])
+    everything = past(run, [], {}, shelf.needs)
+    bundle = np.asarray(everything.columns[BUNDLE])
+    theirs = (bundle == 2) & (np.arange(len(bundle)) % 10 != 0)  # one in ten stays with the canary
+    columns = {**everything.columns, BUNDLE: np.where(theirs, 1, bundle)}
+    monkeypatch.setattr("batch.forecast_errors.past", lambda *_, **__: Past(columns, ""))
+    monkeypatch.setattr("batch.forecast_errors._flips", lambda *_: None)
+    part = shown(run, shelf, champion)
+    mine = np.flatnonzero(columns[BUNDLE] == 2)
+    rate = float((np.asarray(columns[ACTION])[mine] > 0).mean())
+    span = np.asarray(columns[TIME])[mine]
+    events = ((at_ms >= span.min()) & (at_ms <= span.max())).sum()
+    days = (span.max() - span.min()) / DAY
+    assert part["share"] == pytest.approx(0.1, abs=0.01)
+    assert part["figures"]["alerts_per_day"] == pytest.approx(rate * events / days)
+    assert part["figures"]["flagged"]["events"] < whole["figures"]["flagged"]["events"]
 
 
 # ---- the card --------------------------------------------------------------------------------------------------------

@@ -1,0 +1,111 @@
+"""Whose turn it is: what a retraining does while challengers race for the champion's place.
+
+A race takes its horizon and the maturity of its labels, which is weeks. A new challenger begins it anew, so with a
+retraining every night none would ever end. A retraining waits for it, unless an alias was named for its bundle, or
+drift has asked for it: then the world is gone in which the challenger was made.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Collection, Mapping
+from datetime import UTC, datetime
+
+from batch import horse_race
+from batch.pipeline_dags import CHALLENGER, DRIFT, alias_of
+from batch.pipeline_promotion import JOIN, REPLACE
+from batch.retrain import Run
+from riskflow.bundle import verify
+from riskflow.durations import duration_ms
+from riskflow.errors import RiskflowError
+from riskflow.keys import load_public_keys
+from riskflow.moves import CANARY, CHAMPION, MOST_BESIDE, Move, check_alias, is_beside
+from riskflow.registry import Registry
+
+
+class RaceRuns(RiskflowError):
+    """A retraining waits for a race; the message says which, and until when."""
+
+    final = True
+
+
+def alias_for(run: Run, wanted: str | None, causes: Collection[str] = ()) -> str:
+    """Who the bundle of a retraining becomes. Raises RaceRuns when it has to wait.
+
+    wanted: an alias that somebody named; causes: what started the retraining, such as the asset `drift`.
+    """
+    if wanted:
+        check_alias(wanted)
+        return wanted
+    usual, meanwhile = alias_of(run.pipeline.file), run.pipeline.file.race.meanwhile
+    if usual != CHALLENGER or DRIFT in causes or meanwhile == REPLACE:
+        return usual
+    registry = run.registry()
+    aliases = registry.aliases()
+    race = _under_way(run, registry, aliases)
+    if not race:
+        return usual
+    if meanwhile == JOIN and sum(map(is_beside, aliases)) < MOST_BESIDE:
+        return f"{CHALLENGER}:{_name(run)}"
+    raise RaceRuns(
+        f"{run.plan.name}: {race}. This retraining waits. To take the challenger's place: --alias {CHALLENGER}; to "
+        f"join the race, which begins it anew: --alias {CHALLENGER}:NAME; for every retraining: `race: {{meanwhile: "
+        f"{REPLACE}}}` in pipeline.yaml"
+    )
+
+
+def _under_way(run: Run, registry: Registry, aliases: Mapping[str, Move]) -> str:
+    """Which race is not over, in words; empty for none. One in which somebody cannot be loaded never ends by itself."""
+    champion = aliases.get(CHAMPION)
+    racing = {m.version: m for a, m in aliases.items() if a.partition(":")[0] == CHALLENGER}
+    if champion is None or not racing.keys() - {champion.version}:
+        return ""
+    moves = [racing[v] for v in sorted(racing) if v != champion.version]
+    if not all(_loads(run, registry, move.version) for move in moves):
+        return ""
+    verdict = horse_race._kept(run, champion, moves)
+    if not verdict.is_file():
+        return _still_racing(run, champion, moves)
+    winner = json.loads(verdict.read_text())["winner"]
+    return _rolling_out(run, aliases, winner, int(verdict.stat().st_mtime * 1000)) if winner else ""
+
+
+def _still_racing(run: Run, champion: Move, moves: list[Move]) -> str:
+    began_ms = max(move.at_ms for move in (champion, *moves))
+    horizon, maturity_ms = run.pipeline.file.race.horizon, run.pipeline.maturity_ms
+    until_ms = began_ms + duration_ms(horizon) + maturity_ms
+    who = ", ".join(str(move.version) for move in moves)
+    return (
+        f"version {who} races against champion {champion.version} since {_when(began_ms)}, and is judged about "
+        f"{_when(until_ms)} at the earliest (a horizon of {horizon}, and the time that labels take)"
+    )
+
+
+def _rolling_out(run: Run, aliases: Mapping[str, Move], winner: int, judged_ms: int) -> str:
+    """A winner is waited for while it is canary, and else as long as a person may take to answer."""
+    if CANARY in aliases and aliases[CANARY].version == winner:
+        return f"version {winner} has won its race and is being rolled out"
+    until_ms = judged_ms + duration_ms(run.pipeline.file.answer_within)
+    if until_ms < time.time() * 1000:
+        return ""
+    return f"version {winner} has won its race, and its roll-out is waited for until {_when(until_ms)}"
+
+
+def _loads(run: Run, registry: Registry, version: int) -> bool:
+    """Whether workers with this code can score with it."""
+    try:
+        verify(registry.raw(version), load_public_keys(run.conf.keys_folder), plan=run.plan)
+    except RiskflowError:
+        return False
+    return True
+
+
+def _name(run: Run) -> str:
+    """Of a challenger that joins: the run's, so that a task that is tried again says the same."""
+    return "r_" + re.sub("[^a-z0-9_]", "_", run.name.lower())[:60]
+
+
+def _when(at_ms: int) -> str:
+    return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="minutes")

@@ -84,8 +84,8 @@ def draw(scores: pl.DataFrame, policies: Policies, wanted: Any) -> pl.DataFrame:
     why[nearest[np.isfinite(gap[nearest])]] = UNCERTAIN
     why[reviewed] = DECISION
     odds = np.where(why == RANDOM, wanted.random, 1.0)
-    about = {"why": pl.Series(why.tolist(), dtype=pl.String), "odds": pl.Series(odds), "seed": pl.lit(wanted.seed)}
-    table = scores.with_columns(**about)
+    words = pl.Series(why.tolist(), dtype=pl.String)
+    table = scores.with_columns(why=words, odds=pl.Series(odds), seed=pl.lit(wanted.seed))
     return table.filter(pl.col("why") != "").select(KEPT).sort("occurred_at", "event_id")
 
 

@@ -80,9 +80,8 @@ class Team:
             return None
         try:
             live = await self.swap.pinned(pin)
-            part = take(events, rows)
-            scored = live.scorer.score(part)
-            return rows, live, scored, list(messages(part, scored, live, None))
+            rows, scored = _answered(live, events, rows)
+            return rows, live, scored, list(messages(take(events, rows), scored, live, None))
         except Exception as error:  # whatever it is, the champion decides
             await self._leave_out({pin: error})
             return None
@@ -116,3 +115,10 @@ class Team:
             self.swap.leave_out(pin, f"it failed while it scored: {error!r}")
         self.roster = self.roster.only(lambda pin: pin not in failed)
         await head.commit([head.Commit(h, h.position, roster=self.roster.stored(h.position)) for h in self.heads])
+
+
+def _answered(live: Live, events: Columns, rows: I8) -> tuple[I8, Scored]:
+    """Those of the rows that the bundle has a score for, and what it says of them."""
+    scored = live.scorer.score(take(events, rows))
+    known = ~np.isnan(scored.score)
+    return (rows, scored) if known.all() else (rows[known], live.scorer.score(take(events, rows[known])))

@@ -171,6 +171,28 @@ async def test_a_broken_canary_lets_the_champion_decide(pinned: list[Any]) -> No
 # ---- messages --------------------------------------------------------------------------------------------------------
 
 
+async def test_where_the_canary_has_no_score_the_champion_decides() -> None:
+    class Silent:
+        """Has nothing to say of every other card."""
+
+        def score(self, part: Columns, *_: Any) -> Scored:
+            scored = rules().score(part)
+            cards: Any = part["card"]
+            silent = [int(card[1:]) % 2 == 0 for card in cards.strings()]
+            return replace(scored, score=np.where(silent, np.nan, scored.score))
+
+    part = events()
+    one, _ = team(canary=rules())
+    whole, _, _ = await decided(one, part)
+    of, _ = team(canary=Silent())
+    found, sent, [opinion] = await decided(of, part)
+    assert 0 < (found.bundle == 2).sum() < (whole.bundle == 2).sum()
+    assert not np.isnan(found.score).any()
+    assert [int(message[1].split()[0]) for message in sent] == found.bundle.tolist()
+    assert opinion.rows is not None
+    assert np.array_equal(opinion.rows, np.flatnonzero(found.bundle == 2))
+
+
 def test_messages_say_who_said_what() -> None:
     """Against the same written with `json`, one event at a time."""
     part = events(5)

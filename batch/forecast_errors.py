@@ -1,19 +1,21 @@
-"""How right forecasts were: what a backtest had foretold of a bundle, beside what it showed once it was live.
+"""How right forecasts were: what a backtest had foretold of a bundle, beside what it then said and decided.
 
-Foretold: the newest backtest under the bundle's own policy that was kept of archived events before it went live. Shown:
-its own decisions since; what is said of a day is of all events of it, as foretold, also where a canary decided a share
-of them. `flipped_share` is, in the forecast, how many of the decisions of then would have been others; shown,
-how many of its decisions its parent would have taken otherwise.
+Foretold: the newest backtest under the bundle's own policy that was kept of archived events before the bundle spoke.
+Shadow: what it said while others decided. Shown: its own decisions. What is said of a day is of all events of it, as
+foretold, also where a canary decided a share of them. `flipped_share` is how many decisions would have been others: in
+the forecast and as shadow those of whom decided then, shown its own, had its parent gone on.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 
 from batch.backtest import OF_BUNDLE, About, Backtest, backtest
 from batch.files import write_text
@@ -22,31 +24,46 @@ from batch.past import ACTION, BUNDLE, SCORE, UNDECIDED, past
 from batch.read_only import Shelf
 from batch.replay import Progress
 from batch.retrain import Run
+from batch.shadow_scores import read_shadow_scores
 from batch.tally import Tally, tally
 from riskflow.bundle import Bundle
 from riskflow.columns import Columns, take
 from riskflow.errors import BundleRefused, NotReady
-from riskflow.evaluate import TIME
+from riskflow.evaluate import ID, TIME
+from riskflow.moves import CHAMPION
+from riskflow.policy import ACTIONS
 
 ERRORS = "errors"
 PER_DAY = "_per_day"
 
 
 def forecast_error(run: Run, shelf: Shelf, bundle: Bundle, tell: Progress | None = None) -> Summary:
-    """Each figure as foretold and as shown, and the difference; kept for the model's card.
+    """Each figure as foretold, as shadow and as shown, and the difference; kept for the model's card.
 
-    Raises NotReady where it has decided nothing yet that is archived, or nothing was foretold.
+    Raises NotReady where nothing was foretold, or it has said nothing yet that is archived.
     """
-    found = shown(run, shelf, bundle, tell)
-    told = foretold(run, bundle, found["from_ms"])
+    if not _own_forecasts(run, bundle):
+        raise NotReady(
+            f"no backtest of bundle {bundle.version} of {run.plan.name} was kept. Make one before it scores: "
+            f"riskflow backtest {run.plan.name} --bundle ..."
+        )
+    columns = past(run, [], {}, shelf.needs, tell=tell).columns
+    sides = {"shadow": shadowed(run, columns, bundle), "shown": shown(run, shelf, columns, bundle, tell)}
+    began_ms = min((side["from_ms"] for side in sides.values() if side), default=None)
+    if began_ms is None:
+        raise NotReady(
+            f"no event that bundle {bundle.version} has scored is archived. Run `riskflow archive {run.plan.name}`"
+        )
+    told = foretold(run, bundle, began_ms)
     if told is None:
         raise NotReady(
-            f"no backtest of bundle {bundle.version} of {run.plan.name} was kept before it went live. Make one before "
-            f"a bundle is promoted: riskflow backtest {run.plan.name} --bundle ..."
+            f"the backtests kept of bundle {bundle.version} of {run.plan.name} are of events after it began to score. "
+            f"A forecast ends before: riskflow backtest {run.plan.name} --bundle {bundle.version} "
+            f"--to {_time(began_ms)}"
         )
-    spans = {side: {n: about[n] for n in ("from_ms", "to_ms", "events")} for side, about in
-             (("forecast", told), ("shown", found))}  # fmt: skip
-    out = {"usecase": run.plan.name, "bundle": bundle.version, **spans, "figures": error(told, found)}
+    spans = {name: side and {n: side[n] for n in ("from_ms", "to_ms", "events")} for name, side in
+             {"forecast": told, **sides}.items()}  # fmt: skip
+    out = {"usecase": run.plan.name, "bundle": bundle.version, **spans, "figures": error(told, **sides)}
     path = _path(run, bundle)
     write_text(path, json.dumps(out, indent=2) + "\n")
     return {**out, "kept": str(path)}
@@ -58,30 +75,54 @@ def kept_error(run: Run, bundle: Bundle) -> Mapping[str, Any] | None:
     return dict(json.loads(path.read_text())) if path.is_file() else None
 
 
-def foretold(run: Run, bundle: Bundle, live_ms: int) -> Summary | None:
-    """The newest forecast of what is this bundle but for its version, made of events before it was live."""
-    found = kept(run.conf.lake_folder, run.plan.name)
-    own = [f for f in found if f["policy"] == OF_BUNDLE and not f.get("from_files")]
-    mine = [f for f in own if f.get("made_of") == bundle.made_of]
-    before = [f for f in mine if f["to_ms"] is not None and f["to_ms"] < live_ms]
+def foretold(run: Run, bundle: Bundle, began_ms: int) -> Summary | None:
+    """The newest forecast of what is this bundle but for its version, made of events before it said anything."""
+    before = [f for f in _own_forecasts(run, bundle) if f["to_ms"] is not None and f["to_ms"] < began_ms]
     return before[-1] if before else None
 
 
-def shown(run: Run, shelf: Shelf, bundle: Bundle, tell: Progress | None = None) -> Summary:
-    """The summary of what a published bundle has decided itself; `flipped_share` against its parent, if it can be."""
-    columns = past(run, [], {}, shelf.needs, tell=tell).columns
+def _own_forecasts(run: Run, bundle: Bundle) -> list[Summary]:
+    found = kept(run.conf.lake_folder, run.plan.name)
+    own = [f for f in found if f["policy"] == OF_BUNDLE and not f.get("from_files")]
+    return [f for f in own if f.get("made_of") == bundle.made_of]
+
+
+def shown(run: Run, shelf: Shelf, columns: Columns, bundle: Bundle, tell: Progress | None = None) -> Summary | None:
+    """The summary of what a bundle has decided itself of these events; None where that is nothing."""
     mine = np.flatnonzero(np.asarray(columns[BUNDLE]) == bundle.version)
     if not len(mine):
-        raise NotReady(
-            f"no event that bundle {bundle.version} has decided is archived. Run `riskflow archive {run.plan.name}`"
-        )
+        return None
     decided = take(columns, mine)
     counted = tally(run.plan, decided, decided[SCORE], decided[ACTION])
+    return _summary(run, columns, bundle, counted, _flips(run, shelf, bundle, counted, tell))
+
+
+def shadowed(run: Run, columns: Columns, bundle: Bundle) -> Summary | None:
+    """The summary of what a bundle has said of these events while others decided; None where that is nothing."""
+    said = read_shadow_scores(run.plan, run.names, run.conf.lake_folder)
+    said = said.filter(
+        (pl.col("bundle") == bundle.version) & (pl.col("alias") != CHAMPION) & pl.col("score").is_not_null()
+    )
+    ids: Any = columns[ID]
+    places = pl.DataFrame({"event_id": ids.strings()}).with_row_index("place")
+    found = places.join(said.unique("event_id", keep="first", maintain_order=True), on="event_id").sort("place")
+    if not len(found):
+        return None
+    codes = {name: code for code, name in enumerate(ACTIONS)}
+    action = found["action"].replace_strict(codes, return_dtype=pl.Int8).to_numpy()
+    counted = tally(
+        run.plan, take(columns, found["place"].to_numpy().astype(np.int64)), found["score"].to_numpy(), action
+    )
+    flipped = float(np.mean((found["action"] != found["decided_action"]).to_numpy()))
+    return _summary(run, columns, bundle, counted, flipped)
+
+
+def _summary(run: Run, columns: Columns, bundle: Bundle, counted: Tally, flipped: float | None) -> Summary:
+    """What was counted, days scaled to all events that were decided in them."""
     about = Backtest(_about(run, bundle), counted).summary()
-    share = len(mine) / _events_between(columns, counted)
+    share = counted.events.total() / _events_between(columns, counted)
     daily = {name: rate / share for name, rate in about["figures"].items() if name.endswith(PER_DAY)}
-    figures = {**about["figures"], **daily}
-    return {**about, "figures": figures, "share": share, "flipped_share": _flips(run, shelf, bundle, counted, tell)}
+    return {**about, "figures": {**about["figures"], **daily}, "share": share, "flipped_share": flipped}
 
 
 def _events_between(columns: Columns, counted: Tally) -> int:
@@ -111,6 +152,10 @@ def _about(run: Run, bundle: Bundle) -> About:
         run.plan.name, bundle.version, bundle.content_hash, bool(bundle.signature), policy["review"], policy["decline"],
         OF_BUNDLE, "as decided", made_of=bundle.made_of,
     )  # fmt: skip
+
+
+def _time(at_ms: int) -> str:
+    return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _path(run: Run, bundle: Bundle) -> Path:

@@ -43,18 +43,26 @@ def kept(lake: Path, usecase: str, content_hash: str | None = None) -> list[Summ
     )
 
 
-def error(forecast: Summary, shown: Summary) -> dict[str, dict[str, float | None]]:
-    """Each figure as foretold and as shown later (the summary of a backtest of what was live), and the difference."""
+def error(
+    forecast: Summary, shown: Summary | None, shadow: Summary | None = None
+) -> dict[str, dict[str, float | None]]:
+    """Each figure as foretold, as said in shadow and as decided later (summaries like a backtest's; None: not yet).
+
+    `error` is of what was decided; before anything was, of what was said in shadow.
+    """
     out = {}
     for name in (*FORETOLD, "flipped_share"):
-        told, came = (_figure(s if name == "flipped_share" else s["figures"], name) for s in (forecast, shown))
-        gap = came - told if told is not None and came is not None else None
-        out[name] = {"forecast": told, "shown": came, "error": gap}
+        told, said, came = (_figure(side, name) for side in (forecast, shadow, shown))
+        last = said if shown is None else came
+        gap = last - told if told is not None and last is not None else None
+        out[name] = {"forecast": told, "shadow": said, "shown": came, "error": gap}
     return out
 
 
-def _figure(figures: Mapping[str, Any], name: str) -> float | None:
-    found: Any = figures
+def _figure(side: Mapping[str, Any] | None, name: str) -> float | None:
+    if side is None:
+        return None
+    found: Any = side if name == "flipped_share" else side["figures"]
     for part in name.split("."):
         found = found[part]
     return None if found is None else float(found)

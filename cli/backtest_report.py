@@ -15,6 +15,9 @@ ROWS = (
 )  # fmt: skip
 
 
+SIDES = ("forecast", "shadow", "shown")
+
+
 def report(summary: Mapping[str, Any]) -> None:
     """Prints it."""
     _head(summary)
@@ -27,12 +30,12 @@ def report(summary: Mapping[str, Any]) -> None:
 def report_errors(found: Mapping[str, Any]) -> None:
     """Prints what was foretold of a bundle beside what it has shown."""
     print(f"bundle {found['bundle']} of {found['usecase']}")
-    for side in ("forecast", "shown"):
+    for side in [side for side in SIDES if found[side]]:
         span = " to ".join(_day(found[side][name]) for name in ("from_ms", "to_ms"))
         print(f"{side:10} {span}: {found[side]['events']:,} events")
-    print(f"\n{'':24}{'forecast':>12}{'shown':>12}{'error':>12}")
+    print(f"\n{'':24}" + "".join(f"{side:>12}" for side in (*SIDES, "error")))
     for name, one in found["figures"].items():
-        values = "".join(f"{_number(one[side]):>12}" for side in ("forecast", "shown", "error"))
+        values = "".join(f"{_number(one[side]):>12}" for side in (*SIDES, "error"))
         print(f"{name.replace('flagged.', '').replace('_', ' '):24}{values}")
     print(f"\nkept in {found['kept']}")
 

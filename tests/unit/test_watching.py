@@ -18,16 +18,12 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from batch import drift, forecasts, retrain
-from batch.backtest import backtest
+from batch import drift, retrain
 from batch.card.page import FILE, card, leave_card
 from batch.drift import Look, act, drift_step, look, table_of
-from batch.forecast_errors import forecast_error, foretold, shown
 from batch.gates import Kind
 from batch.local_chain import train_here
-from batch.past import ACTION, BUNDLE, Past, past
 from batch.pipeline_watch import Watch
-from batch.read_only import Shelf
 from batch.retrain import Run
 from cli import backtest as backtest_command
 from cli import drift as drift_command
@@ -41,7 +37,7 @@ from riskflow.evaluate import KIND, TIME
 from riskflow.registry import Registry
 from riskflow.scoring import Scorer
 from riskflow.settings import settings as conf
-from tests.unit.lake_cases import DAY, START, SWAP_MS, Streamed, published, run_in, streamed, write_rows
+from tests.unit.lake_cases import DAY, START, Streamed, published, run_in, streamed, write_rows
 
 NOW = START + 100 * DAY
 app = typer.Typer()
@@ -237,64 +233,6 @@ def test_the_command_shows_a_look_and_keeps_nothing(archived: Streamed, live: Re
         assert word in table.stdout
     assert CliRunner().invoke(app, ["drift", "card_fraud", "--source", "guess"]).exit_code == 2
     assert set(archived.home.rglob("*")) == before
-
-
-def test_a_forecast_is_held_against_what_the_bundle_then_decided(archived: Streamed, live: Registry) -> None:
-    run = archived.run()
-    shelf = Shelf(run.plan, run.conf)
-    champion = shelf.bundle("champion")
-    with pytest.raises(NotReady, match="no backtest of bundle 2 of card_fraud was kept before it went live"):
-        forecast_error(run, shelf, champion)
-    unpublished = replace(champion, manifest={**champion.manifest, "version": 1}, signature=b"", key="")
-    told = backtest(run, unpublished, shelf.needs, to_ms=SWAP_MS)
-    forecasts.keep(told, run.conf.lake_folder)
-    forecasts.keep(backtest(run, champion, shelf.needs), run.conf.lake_folder)  # not of before it was live
-    of_files = replace(told, about=replace(told.about, from_files=True))
-    forecasts.keep(replace(of_files, tally=replace(told.tally, last_ms=SWAP_MS - 1)), run.conf.lake_folder)
-    found = forecast_error(run, shelf, champion)
-    summary = told.summary()
-    assert found["forecast"]["to_ms"] == summary["to_ms"]
-    assert foretold(run, champion, SWAP_MS) == json.loads(json.dumps(summary))
-    mine = (np.asarray(archived.events["_bundle"]) == 2).nonzero()[0]
-    action = np.asarray(archived.events["_action"])[mine]
-    at_ms = np.asarray(archived.events[TIME])[mine]
-    days = (at_ms.max() - at_ms.min()) / DAY
-    alerts_per_day = found["figures"]["alerts_per_day"]
-    assert alerts_per_day["shown"] == pytest.approx((action > 0).sum() / days)
-    assert alerts_per_day["forecast"] == summary["figures"]["alerts_per_day"]
-    assert alerts_per_day["error"] == pytest.approx(alerts_per_day["shown"] - alerts_per_day["forecast"])
-    parent = Scorer(run.plan, archived.bundles[1]).score(take(archived.events, mine)).action
-    assert found["figures"]["flipped_share"]["shown"] == pytest.approx(float((parent != action).mean()))
-    printed = CliRunner().invoke(app, ["backtest", "card_fraud", "--errors"], catch_exceptions=False).stdout
-    assert re.search(r"alerts per day +[\d.]+ +[\d.]+ +-?[\d.]+", printed)
-    assert "Forecast and what came" in (html := card(run, champion, published=True))
-    assert "Not compared yet" not in html
-    with pytest.raises(NotReady, match="no event that bundle 7 has decided"):
-        forecast_error(run, shelf, replace(champion, manifest={**champion.manifest, "version": 7}))
-
-
-def test_a_canarys_day_is_shown_as_if_all_its_events_had_been_its(
-    archived: Streamed, live: Registry, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = archived.run()
-    shelf = Shelf(run.plan, run.conf)
-    champion, whole = shelf.bundle("champion"), shown(run, shelf, shelf.bundle("champion"))
-    at_ms = np.asarray(archived.events[TIME])
-    everything = past(run, [], {}, shelf.needs)
-    bundle = np.asarray(everything.columns[BUNDLE])
-    theirs = (bundle == 2) & (np.arange(len(bundle)) % 10 != 0)  # one in ten stays with the canary
-    columns = {**everything.columns, BUNDLE: np.where(theirs, 1, bundle)}
-    monkeypatch.setattr("batch.forecast_errors.past", lambda *_, **__: Past(columns, ""))
-    monkeypatch.setattr("batch.forecast_errors._flips", lambda *_: None)
-    part = shown(run, shelf, champion)
-    mine = np.flatnonzero(columns[BUNDLE] == 2)
-    rate = float((np.asarray(columns[ACTION])[mine] > 0).mean())
-    span = np.asarray(columns[TIME])[mine]
-    events = ((at_ms >= span.min()) & (at_ms <= span.max())).sum()
-    days = (span.max() - span.min()) / DAY
-    assert part["share"] == pytest.approx(0.1, abs=0.01)
-    assert part["figures"]["alerts_per_day"] == pytest.approx(rate * events / days)
-    assert part["figures"]["flagged"]["events"] < whole["figures"]["flagged"]["events"]
 
 
 # ---- the card --------------------------------------------------------------------------------------------------------

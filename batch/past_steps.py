@@ -21,7 +21,7 @@ from batch.read_only import Shelf
 from batch.retrain import Run
 from batch.score_batch import past_for, score_columns, score_table
 from riskflow.bundle import Bundle
-from riskflow.errors import NotReady
+from riskflow.errors import DeclarationError, NotReady
 from riskflow.policy import Policy
 from riskflow.scoring import Scorer
 
@@ -45,6 +45,10 @@ class Wish:
         """Params before the data interval; raises DeclarationError for a time that is none."""
         if params.get("from") or params.get("to"):
             from_ms, to_ms = (moment_ms(params.get(name), f"param {name}") for name in ("from", "to"))
+            if from_ms is not None and to_ms is not None and from_ms >= to_ms:
+                raise DeclarationError(
+                    "param from", f"{params['from']} is not before to, {params['to']}", "Let time lie between"
+                )
         given = {name: params[name] for name in ("policy", "fold", "reasons") if params.get(name)}
         segments = tuple(params.get("segments") or ())
         return cls(str(params.get("bundle") or "champion"), from_ms, to_ms, segments=segments, **given)

@@ -76,14 +76,12 @@ def simulate(
 def _start_ms(start: str, days_ago: int | None) -> int:
     import time
 
-    import polars as pl
-
-    from batch.importer import at_ms
     from batch.simulate.units import DAY_MS
+    from cli.common import at_ms
 
     if not start and days_ago is not None:
         return int(time.time() * 1000) - days_ago * DAY_MS
-    return at_ms(pl.Series("--start", [start or "2026-01-01T00:00:00Z"]))[0]
+    return at_ms(start or "2026-01-01", "--start") or 0
 
 
 def _check_free(out: Path, force: bool) -> None:

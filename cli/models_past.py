@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -30,6 +29,7 @@ def history(
 
     riskflow models history --at 2026-11-02T10:15:00Z
     """
+    from cli.common import at_ms
     from riskflow.moves import doubts, periods
 
     registry = open_registry(usecase)
@@ -38,8 +38,8 @@ def history(
     chosen = [m for m in moves if alias in (None, m.alias)]
     stays = {p.move.number: p for p in periods(moves)}
     if at:
-        at_ms = _at_ms(at)
-        chosen = [p.move for p in stays.values() if p.move in chosen and _covers(p, at_ms)]
+        moment = at_ms(at, "--at") or 0
+        chosen = [p.move for p in stays.values() if p.move in chosen and _covers(p, moment)]
     gates = {m.version: gates_of(registry, m.version) for m in chosen if m.version}
     rows = [_as_json(m, stays.get(m.number), gates.get(m.version), doubted.get(m.number)) for m in chosen]
     if as_json:
@@ -191,14 +191,6 @@ def _until(row: Mapping[str, Any]) -> str:
 
 def _covers(stay: Period, at_ms: int) -> bool:
     return stay.from_ms <= at_ms and (stay.to_ms is None or at_ms < stay.to_ms)
-
-
-def _at_ms(text: str) -> int:
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise typer.BadParameter(f"--at {text!r} is no time. Give it as 2026-11-02T10:15:00Z") from None
-    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
 
 
 def _passed(gates: list[dict[str, Any]] | None) -> str:

@@ -168,7 +168,7 @@ def test_history_says_who_was_live_at_a_time_and_what_the_gates_said(three: Regi
     assert [m["version"] for m in answer("models", "history", "--at", at)] == [3]
     assert answer("models", "history", "--at", "2001-01-01") == []
     assert "1 of 1 passed" in run("models", "history").stdout
-    assert "is no time" in run("models", "history", "--at", "yesterday").stderr
+    assert "is not a time" in run("models", "history", "--at", "yesterday").stderr
 
 
 def test_compare_shows_what_differs(three: Registry, home: Path) -> None:

@@ -10,7 +10,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.models_common import Json, UseCase, figures, open_registry, public_keys, shown_alias, table, user, version_of
+from cli.models_common import (
+    Json,
+    UseCase,
+    figures,
+    minute,
+    number,
+    open_registry,
+    public_keys,
+    shown_alias,
+    table,
+    user,
+    version_of,
+)  # fmt: skip
 
 if TYPE_CHECKING:
     from riskflow.moves import Move
@@ -35,7 +47,7 @@ def register(app: typer.Typer) -> None:
 
 
 def list_(usecase: UseCase = "card_fraud", as_json: Json = False) -> None:
-    """Every published version, and where the aliases stand."""
+    """Every published version, and where the aliases stand. --json has all that is known of each."""
     registry = open_registry(usecase)
     aliases = registry.aliases()
     rows = [
@@ -46,13 +58,15 @@ def list_(usecase: UseCase = "card_fraud", as_json: Json = False) -> None:
         typer.echo(json.dumps(rows))
         return
     table(
-        ["version", "aliases", "created", "by", "models", "figures", "hash"],
+        ["version", "aliases", "created, UTC", "by", "model", "AP", "precision", "recall"],
         [
-            [r["version"], ", ".join(shown_alias(aliases[a]) for a in r["aliases"]), r["created_at"], r["who"],
-             ", ".join(r["models"]) or "rules only", figures(r["metrics"]), r["hash"][:12]]
+            [r["version"], ", ".join(shown_alias(aliases[a]) for a in r["aliases"]) or "-", minute(r["created_at"]),
+             r["who"], r["metrics"].get("candidate") or ", ".join(r["models"]) or "rules only",
+             *(number(r["metrics"].get(name)) for name in ("ap", "precision", "recall"))]
             for r in rows
         ],
         f"{usecase} has no published bundle yet. Make one: riskflow retrain {usecase}",
+        folds="aliases",
     )  # fmt: skip
 
 

@@ -15,6 +15,17 @@ def load_plan(usecase: str) -> Plan:
     return Plan.of(load_usecase(usecase, settings().usecases))
 
 
+def check_usecase(usecase: str) -> None:
+    """Raises NotReady for one that has no folder, with those that there are."""
+    from riskflow.errors import NotReady
+    from riskflow.settings import settings
+    from riskflow.usecase import usecase_names
+
+    there = usecase_names(settings().usecases)
+    if usecase not in there:
+        raise NotReady(f"there is no use case {usecase!r}. There are: {', '.join(there) or 'none'}.")
+
+
 def at_ms(text: str, option: str) -> int | None:
     """A day or an RFC 3339 time in UTC epoch ms; None where nothing was given. Raises BadParameter for the rest."""
     import polars as pl

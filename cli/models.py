@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 Why = Annotated[str, typer.Option(help="the reason, for the history")]
 Who = Annotated[str, typer.Option(help="for the history; default: your user name")]
 Alias = Annotated[str, typer.Option(help="champion, canary, challenger, challenger:NAME, shadow or shadow:NAME")]
-Share = Annotated[float | None, typer.Option(help="of the customers that a canary decides for: 0.01 is one in 100")]
+Share = Annotated[
+    float | None, typer.Option(min=0, max=1, help="of the customers that a canary decides for: 0.01 is one in 100")
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -103,11 +105,19 @@ def promote(
     """Point an alias at a version. Workers swap within two seconds; nothing is lost or late.
 
     riskflow models promote 7 --alias shadow
+
     riskflow models promote 7 --alias canary --share 0.01
+
     riskflow models promote 7 --why "better on online payments"
 
     A canary that becomes champion is taken off in the same moment.
     """
+    from riskflow.moves import CANARY
+
+    if alias == CANARY and not share:
+        raise typer.BadParameter("a canary decides for a share of the customers: --share 0.01 is one in 100")
+    if alias != CANARY and share is not None:
+        raise typer.BadParameter(f"--share is for --alias canary: {alias} takes none")
     registry = open_registry(usecase)
     _report(_move(registry, alias, version, who, why, share), as_json)
 

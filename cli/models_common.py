@@ -20,6 +20,7 @@ def open_registry(usecase: str) -> Registry:
     """The registry of a use case; raises NotReady when Redis does not answer."""
     import redis
 
+    from cli.common import check_usecase
     from riskflow.connect import connect
     from riskflow.errors import NotReady
     from riskflow.names import Names
@@ -31,7 +32,10 @@ def open_registry(usecase: str) -> Registry:
         client.ping()
     except redis.exceptions.ConnectionError as error:
         raise NotReady(f"Redis does not answer ({error}). Start it: riskflow up") from None
-    return Registry(client, Names(usecase, prefix=settings().topic_prefix))
+    registry = Registry(client, Names(usecase, prefix=settings().topic_prefix))
+    if not registry.versions():
+        check_usecase(usecase)  # a registry may be looked at from where its use case is not
+    return registry
 
 
 def public_keys() -> PublicKeys:

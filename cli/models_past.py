@@ -30,8 +30,10 @@ def history(
     riskflow models history --at 2026-11-02T10:15:00Z
     """
     from cli.common import at_ms
-    from riskflow.moves import doubts, periods
+    from riskflow.moves import check_name, doubts, periods
 
+    if alias is not None:
+        check_name(alias)
     registry = open_registry(usecase)
     moves = registry.history()
     doubted = {moves[i].number: why for i, why in doubts(moves, _keys(), registry.names).items()}

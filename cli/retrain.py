@@ -17,6 +17,7 @@ Why = Annotated[str, typer.Option(help="the reason, for the history")]
 Days = Annotated[int | None, typer.Option("--train-days", min=2, help="learn from so many days instead of the span")]
 Alias = Annotated[str, typer.Option(help="champion, challenger, shadow; default: as `promotion` in pipeline.yaml says")]
 Layer = Annotated[str | None, typer.Option(help="train this layer alone, beside the champion's others (with --local)")]
+ALIASES = ("champion", "challenger", "shadow")
 Local = Annotated[bool, typer.Option("--local", help="run the same steps here, without Airflow")]
 
 
@@ -39,6 +40,7 @@ def retrain(
     """Train a use case anew on what was archived; publish the best candidate if it passes its gates.
 
     riskflow retrain card_fraud --why "more fraud since Monday"
+
     riskflow retrain card_fraud --local --layer fraud --trials 20
     """
     from cli.retrain_progress import progress
@@ -48,6 +50,7 @@ def retrain(
     here = {"layer": layer, "trials": trials, "search_seconds": search_seconds}
     if not local and any(value is not None for value in here.values()):
         raise typer.BadParameter("--layer, --trials and --search-seconds are for --local; Airflow reads pipeline.yaml")
+    _check(usecase, alias, local)
     with progress() as shown:
         published = _here(usecase, {**asked, **here}, shown) if local else _by_airflow(usecase, asked, shown)
     summary = {**published, "seconds": round(time.monotonic() - started, 1)}
@@ -55,6 +58,17 @@ def retrain(
         print(json.dumps(summary))
     else:
         print(f"{usecase}: version {summary['version']} is published as {summary['alias']} ({summary['seconds']} s)")
+
+
+def _check(usecase: str, alias: str, local: bool) -> None:
+    """What Airflow would answer with a page, said in a line before it is asked."""
+    from cli.common import check_usecase
+    from riskflow.moves import is_beside
+
+    check_usecase(usecase)
+    if alias not in ("", *ALIASES) and not (local and is_beside(alias)):
+        names = f"{', '.join(ALIASES)}" + (", challenger:NAME or shadow:NAME" if local else "")
+        raise typer.BadParameter(f"--alias {alias!r}: a new bundle becomes one of {names}")
 
 
 def _by_airflow(usecase: str, asked: dict[str, Any], shown: Progress) -> dict[str, Any]:

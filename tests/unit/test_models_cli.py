@@ -153,7 +153,9 @@ def test_what_cannot_be_moved_names_the_way(three: Registry) -> None:
     for words, said in (
         (["retire", "champion"], "riskflow models rollback"),
         (["retire", "shadow"], "points at nothing"),
-        (["promote", "2", "--alias", "canary"], "share"),
+        (["history", "--alias", "king"], "alias 'king' is not known. Use champion, canary, challenger"),
+        (["list", "--usecase", "nope"], "there is no use case 'nope'. There are: card_fraud"),
+        (["history", "--usecase", "nope"], "there is no use case 'nope'"),
         (["promote", "2", "--alias", "best"], "challenger:NAME"),
         (["rollback", "--alias", "canary"], "riskflow models retire canary"),
     ):

@@ -6,6 +6,8 @@ were used before, labels of other events become the truth of these, and nothing 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,6 +18,7 @@ from riskflow.columns import Column, Columns, Text
 from riskflow.evaluate import ID, KIND, TIME
 from riskflow.plan import Plan
 
+NAMES = REUSED, EARLY = "reused_ids", "early_labels"
 SHOWN = 5
 Rows = NDArray[np.int64]
 Mask = NDArray[np.bool_]
@@ -27,6 +30,11 @@ def check_ids(plan: Plan, columns: Columns, data: TrainingSet, checks: Checks) -
     columns: rows of all feeds, as they came. data: what is learned from.
     """
     return [_reused(plan, columns, data, checks.reused_ids), _early(plan, columns, data, checks.early_labels)]
+
+
+def mixed_up(results: Sequence[Gate]) -> dict[str, int]:
+    """How many there are of each, for a summary: a few are accepted, and still told."""
+    return {r.name: r.evidence["count"] for r in results if r.name in NAMES}
 
 
 def _reused(plan: Plan, columns: Columns, data: TrainingSet, accepted: Range) -> Gate:
@@ -43,7 +51,7 @@ def _reused(plan: Plan, columns: Columns, data: TrainingSet, accepted: Range) ->
         other |= _differ(columns[name], first, second)
     twice = second[other]
     twice = twice[np.unique(ids.hashes()[twice], return_index=True)[1]]
-    return _counted("reused_ids", "event ids stand for two events", ids.take(twice), len(data), accepted)
+    return _counted(REUSED, "event ids stand for two events", ids.take(twice), len(data), accepted)
 
 
 def _early(plan: Plan, columns: Columns, data: TrainingSet, accepted: Range) -> Gate:
@@ -53,7 +61,7 @@ def _early(plan: Plan, columns: Columns, data: TrainingSet, accepted: Range) -> 
     event = _places(_text(data.columns[ID]).hashes(), about.hashes())
     known = np.flatnonzero(event >= 0)
     early = known[at_ms[labels[known]] < data.at_ms[event[known]]]
-    return _counted("early_labels", "labels are older than their event", about.take(early), len(known), accepted)
+    return _counted(EARLY, "labels are older than their event", about.take(early), len(known), accepted)
 
 
 def _places(of: Rows, wanted: Rows) -> Rows:

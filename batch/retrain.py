@@ -35,7 +35,7 @@ from batch.history import history_columns
 from batch.judge import Judged, judge, policy_of
 from batch.lake import Seen, as_columns
 from batch.let_through import read_decisions, weighted
-from batch.mix_ups import check_ids
+from batch.mix_ups import check_ids, mixed_up
 from batch.pipeline import Pipeline
 from batch.publish import Published, champion_bundle, publish, read_verdict, write_verdict
 from batch.replay import Progress, replay
@@ -147,8 +147,10 @@ def check(run: Run) -> Summary:
     """Whether enough was archived, with labels as usual, before anything expensive begins; raises CheckFailed."""
     columns = collected(run)
     data = span_set(run, columns, terms_of(run, columns))
-    _stop_at_failed(run, _check_results(run, columns, data))
-    return {"rows": len(data), "frauds": data.frauds, "label_rate": data.rate, "archived_rows": n_rows(columns)}
+    results = _check_results(run, columns, data)
+    _stop_at_failed(run, results)
+    about = {"rows": len(data), "frauds": data.frauds, "label_rate": data.rate, "archived_rows": n_rows(columns)}
+    return {**about, **mixed_up(results)}
 
 
 def _stop_at_failed(run: Run, results: list[Gate]) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
+import msgspec
 import pytest
 
 from batch.pipeline import FILE, Pipeline
+from riskflow.allowed import allowed_words
 from riskflow.errors import DeclarationError
 from riskflow.policy import Policy
 
@@ -48,3 +51,24 @@ def test_a_policy_names_its_use_case_and_the_allowed_actions(tmp_path: Path) -> 
 @pytest.mark.parametrize("text", ["review: [", "a: 1\na: 2"])
 def test_what_is_no_yaml_is_named_with_its_use_case_too(tmp_path: Path, text: str) -> None:
     assert refusal(tmp_path, text).startswith("usecases/refunds/pipeline.yaml, line ")
+
+
+class Loud(msgspec.Struct, tag_field="kind", tag="loud"):
+    by: Literal["horn", "bell"]
+
+
+class Bright(msgspec.Struct, tag_field="kind", tag="bright"):
+    by: Literal["lamp"]
+
+
+class Alarms(msgspec.Struct):
+    known: dict[str, Loud | Bright]
+    alarms: list[Loud | Bright]
+
+
+def test_of_several_kinds_the_words_of_the_one_that_is_named_are_allowed() -> None:
+    data = {"alarms": [{"kind": "bright", "by": "lmp"}], "known": {"x": {"kind": "loud", "by": "bel"}}}
+    assert allowed_words(Alarms, "$.alarms[0].by", data) == {"lamp"}
+    assert allowed_words(Alarms, "$.alarms[0].kind", data) == {"loud", "bright"}
+    assert allowed_words(Alarms, "$.known[...].by", data) == {"lamp", "horn", "bell"}, "the place does not say which"
+    assert allowed_words(Alarms, "$.alarms", data) == set()

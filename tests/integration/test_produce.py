@@ -168,7 +168,7 @@ def test_a_pause_of_the_source_does_not_stretch_the_schedule(kafka, topic):
 
 @pytest.mark.services
 def test_a_missing_topic_is_not_made_by_accident(kafka):
-    with pytest.raises(NotReady, match="riskflow topics nothing"):
+    with pytest.raises(NotReady, match="A topic is named USECASE"):
         send([Outgoing("nothing.events", None, b"{}", 0.0)], kafka)
     assert "nothing.events" not in topics(kafka)
 

@@ -4,7 +4,7 @@
 
     runs/<use case>/<run>/backtest/
         about.json, bundle.bin, <day>.parquet      what is counted, under which policy, the events of each day
-        <day>.json                                 a day that was counted
+        <day>.json                                 a day that was counted; a day reads 2026-02-08, UTC
 
 Every step may be done again. What is joined equals the backtest in one go.
 """
@@ -17,6 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from batch import backtest, forecasts
@@ -31,13 +32,13 @@ from riskflow.errors import RiskflowError
 FOLDER, ABOUT, BUNDLE = "backtest", "about.json", "bundle.bin"
 
 
-def prepare(run: Run, bundle: Bundle, needs: Needs, **asked: Any) -> list[int]:
+def prepare(run: Run, bundle: Bundle, needs: Needs, **asked: Any) -> list[str]:
     """Writes the events of each day; returns the days. asked: as in `batch.backtest.backtest`."""
     tried, found, about = backtest.prepare(run, bundle, needs, **asked)
     folder = run.folder / FOLDER
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    days = split_by_day(found.columns)
+    days = {str(np.datetime64(day, "D")): columns for day, columns in split_by_day(found.columns).items()}
     for day, columns in days.items():
         frame_of(columns).write_parquet(folder / f"{day}.parquet", compression="zstd")
     (folder / BUNDLE).write_bytes(tried.to_bytes())
@@ -45,7 +46,7 @@ def prepare(run: Run, bundle: Bundle, needs: Needs, **asked: Any) -> list[int]:
     return list(days)
 
 
-def count_day(run: Run, day: int) -> int:
+def count_day(run: Run, day: str) -> int:
     """Scores, decides and counts one day; returns how many events it has."""
     folder = run.folder / FOLDER
     about, bundle = _about(run), Bundle.from_bytes((folder / BUNDLE).read_bytes())

@@ -90,6 +90,18 @@ def archived_rows(run: Run, columns: Sequence[str]) -> Columns:
     return _filled(run.plan, {name: lake.column_of(frame[name]) for name in frame.columns}, wanted, len(frame))
 
 
+def newest_event_ms(run: Run) -> int | None:
+    """When the newest archived event happened, streamed or in a first start's files; None without any."""
+    rows = lake.read_topic(run.conf.lake_folder, run.names.rows, [KIND, TIME])
+    found = [rows.filter(pl.col(KIND) == 0)[TIME].max()] if len(rows) else []
+    generations = Generations(run.plan, run.names, run.conf.lake_folder)
+    for generation in generations.begun():
+        history = generations.history(generation)
+        if history is not None:
+            found.append(np.asarray(history[TIME])[_chosen(history, None, None)].max(initial=0))
+    return max((int(at_ms) for at_ms in found if at_ms), default=None)
+
+
 def _filled(plan: Plan, found: Columns, wanted: Sequence[str], n: int) -> Columns:
     """The same with every wanted column: a field or feature that was declared later is missing in older rows."""
     kinds = {ID: TEXT, **{name: kind.kind for name, kind in plan.fields.items()}}

@@ -1,12 +1,14 @@
 """Batch scoring and backtests as steps of a DAG: what is asked for comes as params, or is the run's data interval.
 
+A run that somebody starts has neither: it gets the last seven days that the archive holds whole.
+
 scored/<use case>/<version>/<from>-<to>.parquet      event_id, score, band, action, bundle, reasons if asked for
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,17 +18,18 @@ import polars as pl
 from batch import backtest_parts
 from batch.files import whole
 from batch.importer import at_ms
-from batch.past import Needs
+from batch.past import Needs, newest_event_ms
 from batch.read_only import Shelf
 from batch.retrain import Run
 from batch.score_batch import past_for, score_columns, score_table
 from batch.task_runs import Skipped
 from riskflow.bundle import Bundle
-from riskflow.errors import NotReady
-from riskflow.policy import Policy
+from riskflow.errors import DeclarationError, NotReady
+from riskflow.policy import DAY_MS, Policy
 from riskflow.scoring import Scorer
 
 DAY_CHARS = len("2026-03-01")
+DAYS = 7  # of a run without a span
 
 
 @dataclass(frozen=True)
@@ -46,9 +49,25 @@ class Wish:
         """Params before the data interval; raises DeclarationError for a time that is none."""
         if params.get("from") or params.get("to"):
             from_ms, to_ms = (moment_ms(params.get(name), f"param {name}") for name in ("from", "to"))
+            if from_ms is not None and to_ms is not None and from_ms >= to_ms:
+                raise DeclarationError(
+                    "param from", f"{params['from']} is not before to, {params['to']}", "Let time lie between"
+                )
         given = {name: params[name] for name in ("policy", "fold", "reasons") if params.get(name)}
         segments = tuple(params.get("segments") or ())
         return cls(str(params.get("bundle") or "champion"), from_ms, to_ms, segments=segments, **given)
+
+
+def wish_of(run: Run, params: Mapping[str, Any], from_ms: int | None, to_ms: int | None) -> Wish:
+    """Params before the data interval, and that before the archive's last seven days."""
+    wish = Wish.of(params, from_ms, to_ms)
+    if wish.from_ms is not None or wish.to_ms is not None:
+        return wish
+    newest = newest_event_ms(run)
+    if newest is None:
+        return wish  # whoever reads finds nothing, and says so
+    end = newest // DAY_MS * DAY_MS  # the newest day may go on
+    return replace(wish, from_ms=end - DAYS * DAY_MS, to_ms=end)
 
 
 def moment_ms(text: str | None, name: str) -> int | None:
@@ -80,7 +99,7 @@ def score(run: Run, wish: Wish) -> dict[str, Any]:
     }
 
 
-def prepare(run: Run, wish: Wish) -> list[int]:
+def prepare(run: Run, wish: Wish) -> list[str]:
     """Writes the events of each day for a backtest; returns the days. Skipped where there is no event."""
     bundle, needs = _chosen(run, wish)
     policy = Policy.load(Path(wish.policy)) if wish.policy else None

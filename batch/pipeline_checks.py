@@ -50,6 +50,8 @@ class Checks(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     missing: Range = Range(most=0.995)  # share, of each field that events must have and of each input of a model
     volume: Range = Range(least=0.1, most=10.0)  # events a day, as a multiple of the last training set's
     drift: Range = Range(most=2.0)  # PSI of each field against the last training set
+    reused_ids: Range = Range(most=0.001)  # share of event ids that stand for two events: batch/mix_ups.py
+    early_labels: Range = Range(most=0.001)  # share of labels that became known before their event happened
     fields: dict[str, FieldCheck] = {}
 
     def check(self, numbers: list[str], names: list[str], at: Place) -> None:
@@ -62,7 +64,7 @@ class Checks(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
                 need_bound(wanted.least, wanted.most, place)
                 if name not in numbers:
                     raise DeclarationError(place, f"{name!r} is no number", "Leave out least and most")
-        for name in ("rows", "frauds", "label_rate", "missing", "volume", "drift"):
+        for name in ("rows", "frauds", "label_rate", "missing", "volume", "drift", "reused_ids", "early_labels"):
             wanted_range: Range = getattr(self, name)
             if (wanted_range.least, wanted_range.most) != (None, None):
                 need_bound(wanted_range.least, wanted_range.most, at(name))

@@ -28,6 +28,7 @@ IN_FLIGHT = 20_000  # messages sent and not yet acknowledged; more than that and
 REPORT_S = 1.0
 ANSWER_S = 3.0
 SLICE_ROWS = 50_000
+LINES, TABLES = (".jsonl", ".ndjson", ".json"), (".parquet", ".csv")
 
 
 class Outgoing(NamedTuple):
@@ -92,6 +93,11 @@ def from_file(
     Lines of JSON are sent as they are, byte for byte, even if they are broken. Raises DeclarationError.
     """
     _check_pace(rate_per_s, speed)
+    _check_file(path)  # now, and not when the first row is asked for
+    return _paced(path, topic, rate_per_s, speed)
+
+
+def _paced(path: Path, topic: str, rate_per_s: float | None, speed: float | None) -> Iterator[Outgoing]:
     first_ms = None
     for number, (key, value, at_ms) in enumerate(_file_rows(path, need_time=speed is not None)):
         first_ms = at_ms if first_ms is None else first_ms
@@ -107,11 +113,17 @@ def _check_pace(rate_per_s: float | None, speed: float | None) -> None:
             raise DeclarationError(name, f"is {value}", "Give a number above 0")
 
 
+def _check_file(path: Path) -> None:
+    if not path.is_file():
+        raise DeclarationError(str(path), "there is no such file", "Check the path")
+    if path.suffix not in LINES and path.suffix.lower() not in TABLES:
+        fix = "Give a file that ends in .jsonl (lines of JSON), .parquet or .csv"
+        raise DeclarationError(str(path), f"ends in {path.suffix!r}", fix)
+
+
 def _file_rows(path: Path, need_time: bool) -> Iterator[tuple[bytes | None, bytes, int]]:
     """(key, value, time in ms or 0) of each row."""
-    if path.suffix in (".jsonl", ".ndjson", ".json"):
-        return _json_lines(path, need_time)
-    return _table_rows(path, need_time)
+    return _json_lines(path, need_time) if path.suffix in LINES else _table_rows(path, need_time)
 
 
 def _json_lines(path: Path, need_time: bool) -> Iterator[tuple[bytes | None, bytes, int]]:
@@ -275,7 +287,24 @@ def _need_topic(client: KafkaProducer, topic: str) -> None:
 
 
 def _no_topic(topic: str) -> NotReady:
-    return NotReady(f"there is no topic {topic}. Make it: riskflow topics {topic.split('.')[-2:][0]}")
+    """With the command that makes it where it should be there, else with those that take something."""
+    usecase, _, feed = topic.rpartition(".")
+    prefix, dot, usecase = usecase.rpartition(".")
+    try:
+        feeds = _feeds(usecase)
+    except RiskflowError as error:
+        return NotReady(f"there is no topic {topic}. A topic is named USECASE.FEED, as card_fraud.events: {error}")
+    if feed in feeds:
+        return NotReady(f"there is no topic {topic}. Make it: riskflow topics {usecase}")
+    takes = ", ".join(f"{prefix}{dot}{usecase}.{name}" for name in feeds)
+    return NotReady(f"there is no topic {topic}. {usecase} takes {takes}")
+
+
+def _feeds(usecase: str) -> list[str]:
+    from riskflow.settings import settings
+    from riskflow.usecase import load_usecase
+
+    return [feed.name for feed in load_usecase(usecase, settings().usecases).feeds]
 
 
 class Acks:

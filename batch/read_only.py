@@ -70,7 +70,10 @@ class Shelf:
 
     def _in_file(self, path: Path) -> Bundle:
         """A bundle that a person names need not be signed: nothing that is live ever loads it from here."""
-        bundle = Bundle.from_bytes(path.read_bytes())
+        try:
+            bundle = Bundle.from_bytes(path.read_bytes())
+        except BundleRefused as error:
+            raise BundleRefused(f"{path}: {error}. Give a version, an alias, or a run's bundle.bin") from None
         if bundle.usecase != self.plan.name:
             raise BundleRefused(f"{path} is for use case {bundle.usecase!r}, not for {self.plan.name!r}")
         check_features(bundle, self.plan)

@@ -35,6 +35,7 @@ from batch.given import Given, given_for
 from batch.history import history_columns
 from batch.judge import Judged, judge
 from batch.lake import Seen, as_columns
+from batch.mix_ups import check_ids, mixed_up
 from batch.pipeline import Pipeline
 from batch.publish import Published, champion_bundle, publish, read_verdict, write_verdict
 from batch.replay import Progress, replay
@@ -138,15 +139,21 @@ def check(run: Run) -> Summary:
     """Whether enough was archived, with labels as usual, before anything expensive begins; raises CheckFailed."""
     columns = collected(run)
     data = span_set(run, columns, terms_of(run, columns))
-    results = _check_results(run, data)
+    results = _check_results(run, columns, data)
+    _stop_at_failed(run, results)
+    about = {"rows": len(data), "frauds": data.frauds, "label_rate": data.rate, "archived_rows": n_rows(columns)}
+    return {**about, **mixed_up(results)}
+
+
+def _stop_at_failed(run: Run, results: list[Gate]) -> None:
+    """Writes all results down; raises CheckFailed with those that are not as accepted."""
     checks.write_results(results, run.folder / checks.RESULTS)
     failed = [result.sentence() for result in results if not result.passed]
     if failed:
         raise CheckFailed(f"{run.plan.name}: not fit to learn from. " + "; ".join(failed))
-    return {"rows": len(data), "frauds": data.frauds, "label_rate": data.rate, "archived_rows": n_rows(columns)}
 
 
-def _check_results(run: Run, data: TrainingSet) -> list[Gate]:
+def _check_results(run: Run, columns: Columns, data: TrainingSet) -> list[Gate]:
     wanted = run.pipeline.file.checks
     results = checks.check_amount(data, wanted)
     if wanted.schema:
@@ -154,6 +161,7 @@ def _check_results(run: Run, data: TrainingSet) -> list[Gate]:
         if not results[-1].passed:
             return results  # fields that are something else cannot be looked into
     results += checks.check_fields(run.plan, data, wanted)
+    results += check_ids(run.plan, columns, data, wanted)
     return [*results, *checks.check_against_last(run.plan, data, wanted, last_set(run))]
 
 
@@ -291,9 +299,11 @@ def frame_from_tables(run: Run, tables: Mapping[str, pl.DataFrame | None]) -> Su
     from batch import dataset
 
     key = read_hash_key(run.plan, run.conf.keys_folder)
-    columns = replay(run.plan, history_columns(run.plan, tables, key)).columns
+    given = history_columns(run.plan, tables, key)
+    columns = replay(run.plan, given).columns
     terms = terms_of(run, columns)
     data = span_set(run, columns, terms)
+    _stop_at_failed(run, check_ids(run.plan, given, data, run.pipeline.file.checks))
     about = _write_frame(run, data)
     dataset.write(dataset.of_tables(run, tables, terms, data), run.folder / MANIFEST)
     return about

@@ -245,17 +245,17 @@ def score(run: Run, asked: Asked) -> Summary:
     """Scores the archived events of the run's span with a bundle, to Parquet: the bits that the stream gives."""
     from batch import past_steps
 
-    return past_steps.score(run, past_steps.Wish.of(asked.params, asked.from_ms, asked.to_ms))
+    return past_steps.score(run, past_steps.wish_of(run, asked.params, asked.from_ms, asked.to_ms))
 
 
-def prepare(run: Run, asked: Asked) -> list[int]:
+def prepare(run: Run, asked: Asked) -> list[str]:
     """Reads the span's events and splits them by day; hands over the days."""
     from batch import past_steps
 
-    return past_steps.prepare(run, past_steps.Wish.of(asked.params, asked.from_ms, asked.to_ms))
+    return past_steps.prepare(run, past_steps.wish_of(run, asked.params, asked.from_ms, asked.to_ms))
 
 
-def count_day(run: Run, asked: Asked, day: int) -> Summary:
+def count_day(run: Run, asked: Asked, day: str) -> Summary:
     """Scores, decides and counts one day."""
     from batch import backtest_parts
 

@@ -48,16 +48,16 @@ def score(
     """
     from batch.score_batch import past_for, score_columns, score_table
     from cli.bar import bar
-    from cli.common import writable
+    from cli.common import span_ms, writable
     from riskflow.scoring import Scorer
 
-    began = time.monotonic()
+    began, (first, end) = time.monotonic(), span_ms(from_, to)
     run, shelf = context(usecase)
     chosen = shelf.bundle(bundle)
     out = writable(out or Path(f"scores-{usecase}-{chosen.version}.parquet"))
     with bar("reading the past") as tell:
-        span = _span(from_, to, fold, _tables(events, labels, columns, delay))
-        found = past_for(run, chosen, shelf.needs, tell=tell, **span)
+        tables = _tables(events, labels, columns, delay)
+        found = past_for(run, chosen, shelf.needs, tell=tell, from_ms=first, to_ms=end, fold=fold, tables=tables)
         scores = score_columns(Scorer(run.plan, chosen), found.columns, reasons=reasons, tell=tell)
     table = score_table(chosen, found.columns, scores, reasons=reasons)
     table.write_parquet(out, compression="zstd")
@@ -101,8 +101,10 @@ def backtest(
     from batch.forecasts import keep
     from cli.backtest_report import report
     from cli.bar import bar
+    from cli.common import span_ms
 
-    began, costs = time.monotonic(), _costs(cost_missed, cost_alert, cost_wrong_decline)
+    began, (first, end) = time.monotonic(), span_ms(from_, to)
+    costs = _costs(cost_missed, cost_alert, cost_wrong_decline)
     run, shelf = context(usecase)
     chosen = shelf.bundle(bundle)
     if errors:
@@ -111,8 +113,8 @@ def backtest(
     with bar("reading the past") as tell:
         found = run_it(
             run, chosen, shelf.needs, policy=_policy(policy, run.plan), tell=tell, costs=costs,
-            segments=[s for s in segments.split(",") if s],
-            **_span(from_, to, fold, _tables(events, labels, columns, delay)),
+            segments=[s for s in segments.split(",") if s], from_ms=first, to_ms=end, fold=fold,
+            tables=_tables(events, labels, columns, delay),
         )  # fmt: skip
     found = replace(found, seconds=time.monotonic() - began)
     path = keep(found, run.conf.lake_folder)
@@ -144,12 +146,6 @@ def context(usecase: str) -> tuple[Any, Any]:
 
     run = Run.of(load_plan(usecase), settings(), "backtest")
     return run, Shelf(run.plan, run.conf)
-
-
-def _span(from_: str, to: str, fold: bool, tables: Any) -> dict[str, Any]:
-    from cli.common import at_ms
-
-    return {"from_ms": at_ms(from_, "--from"), "to_ms": at_ms(to, "--to"), "fold": fold, "tables": tables}
 
 
 def _tables(events: Path | None, labels: Path | None, columns: str, delay: str) -> Any:

@@ -80,11 +80,12 @@ def parity(
     """Replay the archived rows in their recorded positions and compare every bit. Exit code 1 if anything differs."""
     from batch.archive import archive as bring
     from batch.parity import parity as run
+    from cli.common import at_ms
 
     plan, conf = _context(usecase)
     if fresh:
         bring(plan, conf)
-    found = run(plan, conf, records=records, since_ms=_ms(since))
+    found = run(plan, conf, records=records, since_ms=at_ms(since, "--since"))
     _print_parity(found)
     if as_json:
         print(json.dumps(found.summary()))
@@ -101,14 +102,6 @@ def _print_parity(found: Parity) -> None:
     print(f"positions that do not rise: {found.order_errors}")
     if found.records_differing is not None:
         print(f"records that differ: {found.records_differing} of {found.records}")
-
-
-def _ms(text: str) -> int | None:
-    import polars as pl
-
-    from batch.importer import at_ms
-
-    return int(at_ms(pl.Series("--since", [text]))[0]) if text else None
 
 
 def rebuild(

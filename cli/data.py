@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from batch.produce import Outgoing
     from batch.simulate import World
 
+SIMULATE = "riskflow simulate"
 Json = Annotated[bool, typer.Option("--json", help="print the summary as one line of JSON")]
 UseCase = Annotated[str, typer.Option(help="use case whose topics are written")]
 
@@ -40,6 +41,8 @@ def simulate(
     rate: Annotated[float | None, typer.Option(help="events a second (Kafka); default 400")] = None,
     speed: Annotated[float | None, typer.Option(help="instead of --rate: seconds of the world in a second")] = None,
     from_day: Annotated[float, typer.Option(help="send only what happens from this day on (Kafka)")] = 0.0,
+    until_day: Annotated[float | None, typer.Option(help="write only what is known by this day (--out)")] = None,
+    force: Annotated[bool, typer.Option("--force", help="replace files that simulate did not make (--out)")] = False,
     usecase: UseCase = "card_fraud",
     as_json: Json = False,
 ) -> None:
@@ -48,15 +51,24 @@ def simulate(
     riskflow simulate --out /tmp/history --days 90 --seed 7
 
     riskflow simulate --to-kafka --rate 400 --days 30
+
+    The same options make the same world with the same ids; any other world has other ids. A world whose beginning is
+    history goes on live when both are given the same --start, --days and so on, and the same day:
+
+    riskflow simulate --out history --start 2026-01-01 --until-day 60
+
+    riskflow simulate --to-kafka --start 2026-01-01 --from-day 60
     """
     from batch.simulate import simulate as build
 
     if to_kafka == (out is not None):
         raise typer.BadParameter("give either --out FOLDER or --to-kafka")
+    if out is not None:
+        _check_free(out, force)
     world = build(seed, _start_ms(start, days if to_kafka else None), days, customers, terminals, per_day=per_day)
     if out is not None:
         about = {"seed": seed, "days": days, "customers": customers, "terminals": terminals, "per_day": per_day}
-        _report(_write_world(out, world, about), as_json)
+        _report(_write_world(out, world if until_day is None else world.until(until_day), about), as_json)
     else:
         _report(_send(_messages(world, usecase, from_day, rate, speed)), as_json)
 
@@ -64,20 +76,29 @@ def simulate(
 def _start_ms(start: str, days_ago: int | None) -> int:
     import time
 
-    import polars as pl
-
-    from batch.importer import at_ms
     from batch.simulate.units import DAY_MS
+    from cli.common import at_ms
 
     if not start and days_ago is not None:
         return int(time.time() * 1000) - days_ago * DAY_MS
-    return at_ms(pl.Series("--start", [start or "2026-01-01T00:00:00Z"]))[0]
+    return at_ms(start or "2026-01-01", "--start") or 0
+
+
+def _check_free(out: Path, force: bool) -> None:
+    """Says that an earlier world is replaced; raises BadParameter for tables that something else made."""
+    from batch.simulate.files import made_by
+
+    maker = made_by(out)
+    if maker == SIMULATE:
+        print(f"{out}: the world that lay there is replaced", file=sys.stderr)
+    elif maker is not None and not force:
+        raise typer.BadParameter(f"{out} holds tables made by {maker}: name another folder, or replace them by --force")
 
 
 def _write_world(out: Path, world: World, about: dict[str, object]) -> dict[str, object]:
     from batch.simulate.files import write
 
-    about = {"made_by": "riskflow simulate", **about, "start_ms": world.start_ms, "end_ms": world.end_ms}
+    about = {"made_by": SIMULATE, **about, "start_ms": world.start_ms, "end_ms": world.end_ms}
     return write(out, about, events=world.events, labels=world.labels, truth=world.truth)
 
 
@@ -144,7 +165,7 @@ def label(
 ) -> None:
     """Say what an event was; the next training learns from it.
 
-    riskflow label t-000042 fraud
+    riskflow label p-1 fraud
     """
     import time
 

@@ -34,13 +34,13 @@ def drift(
     """
     from batch.drift import look
     from cli.backtest import context
-    from cli.common import at_ms
+    from cli.common import span_ms
 
     if source not in ("", "rows", "snapshots"):
         raise typer.BadParameter(f"--source {source!r}: rows or snapshots")
+    first, end = span_ms(from_, to)
     run, shelf = context(usecase)
-    span = {"from_ms": at_ms(from_, "--from"), "to_ms": at_ms(to, "--to")}
-    found = look(run, shelf.bundle(bundle), source=source or None, **span).to_json()
+    found = look(run, shelf.bundle(bundle), source=source or None, from_ms=first, to_ms=end).to_json()
     if as_json:
         print(json.dumps(found))
     else:

@@ -15,6 +15,8 @@ from cli.models_common import (
     Json,
     UseCase,
     figures,
+    minute,
+    number,
     open_registry,
     public_keys,
     report,
@@ -30,7 +32,9 @@ if TYPE_CHECKING:
 Why = Annotated[str, typer.Option(help="the reason, for the history")]
 Who = Annotated[str, typer.Option(help="for the history; default: your user name")]
 Alias = Annotated[str, typer.Option(help="champion, canary, challenger, challenger:NAME, shadow or shadow:NAME")]
-Share = Annotated[float | None, typer.Option(help="of the customers that a canary decides for: 0.01 is one in 100")]
+Share = Annotated[
+    float | None, typer.Option(min=0, max=1, help="of the customers that a canary decides for: 0.01 is one in 100")
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -47,7 +51,7 @@ def register(app: typer.Typer) -> None:
 
 
 def list_(usecase: UseCase = "card_fraud", as_json: Json = False) -> None:
-    """Every published version, and where the aliases stand."""
+    """Every published version, and where the aliases stand. --json has all that is known of each."""
     from riskflow.registry_reader import first_bundle
 
     registry = open_registry(usecase)
@@ -60,13 +64,15 @@ def list_(usecase: UseCase = "card_fraud", as_json: Json = False) -> None:
         typer.echo(json.dumps(rows))
         return
     table(
-        ["version", "aliases", "created", "by", "models", "figures", "hash"],
+        ["version", "aliases", "created, UTC", "by", "model", "AP", "precision", "recall"],
         [
-            [r["version"], ", ".join(shown_alias(aliases[a]) for a in r["aliases"]), r["created_at"], r["who"],
-             ", ".join(r["models"]) or "rules only", figures(r["metrics"]), r["hash"][:12]]
+            [r["version"], ", ".join(shown_alias(aliases[a]) for a in r["aliases"]) or "-", minute(r["created_at"]),
+             r["who"], r["metrics"].get("candidate") or ", ".join(r["models"]) or "rules only",
+             *(number(r["metrics"].get(name)) for name in ("ap", "precision", "recall"))]
             for r in rows
         ],
         f"{usecase} has no published bundle yet. {first_bundle(usecase)}",
+        folds="aliases",
     )  # fmt: skip
 
 
@@ -103,11 +109,19 @@ def promote(
     """Point an alias at a version. Workers swap within two seconds; nothing is lost or late.
 
     riskflow models promote 7 --alias shadow
+
     riskflow models promote 7 --alias canary --share 0.01
+
     riskflow models promote 7 --why "better on online payments"
 
     A version that becomes champion is taken off all its other aliases in the same moment.
     """
+    from riskflow.moves import CANARY
+
+    if alias == CANARY and not share:
+        raise typer.BadParameter("a canary decides for a share of the customers: --share 0.01 is one in 100")
+    if alias != CANARY and share is not None:
+        raise typer.BadParameter(f"--share is for --alias canary: {alias} takes none")
     registry = open_registry(usecase)
     report(registry, _move(registry, alias, version, who, why, share), as_json)
 

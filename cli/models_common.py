@@ -21,6 +21,7 @@ def open_registry(usecase: str) -> Registry:
     """The registry of a use case; raises NotReady when Redis does not answer."""
     import redis
 
+    from cli.common import check_usecase
     from riskflow.connect import connect
     from riskflow.errors import NotReady
     from riskflow.names import Names
@@ -32,7 +33,10 @@ def open_registry(usecase: str) -> Registry:
         client.ping()
     except redis.exceptions.ConnectionError as error:
         raise NotReady(f"Redis does not answer ({error}). Start it: riskflow up") from None
-    return Registry(client, Names(usecase, prefix=settings().topic_prefix))
+    registry = Registry(client, Names(usecase, prefix=settings().topic_prefix))
+    if not registry.versions():
+        check_usecase(usecase)  # a registry may be looked at from where its use case is not
+    return registry
 
 
 def public_keys() -> PublicKeys:
@@ -57,7 +61,18 @@ def version_of(registry: Registry, text: str) -> int:
 
 def figures(metrics: dict[str, Any]) -> str:
     """A bundle's numbers in a line."""
-    return " ".join(f"{k}={v:.4g}" for k, v in metrics.items() if isinstance(v, int | float))
+    return " ".join(f"{k}={number(v)}" for k, v in metrics.items() if isinstance(v, int | float))
+
+
+def number(value: float | None) -> str:
+    """Counts in full, anything else with four figures; `-` for none.
+
+    >>> number(102726), number(0.681216182201935), number(1479775640.4), number(None)
+    ('102,726', '0.6812', '1,479,775,640', '-')
+    """
+    if value is None:
+        return "-"
+    return f"{value:,.0f}" if value == round(value) or abs(value) >= 1000 else f"{value:.4g}"
 
 
 def shown_alias(move: Move) -> str:
@@ -66,27 +81,41 @@ def shown_alias(move: Move) -> str:
 
 
 def when(at_ms: int) -> str:
-    """A moment in ms since 1970, RFC 3339."""
-    return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="seconds")
+    """A moment in ms since 1970 as a table shows it, in UTC."""
+    return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
-def table(head: list[str], rows: list[list[object]], nothing: str) -> None:
-    """A table on a terminal, columns separated by tabs elsewhere."""
+def minute(rfc3339: str) -> str:
+    """The same of a moment that is written in full, without seconds."""
+    return rfc3339[:16].replace("T", " ")
+
+
+def table(head: list[str], rows: list[list[object]], nothing: str, folds: str = "") -> None:
+    """A table: on a terminal the column `folds` may break its lines, the others never; elsewhere none does."""
     import sys
 
+    cells = [[str(cell) for cell in row] for row in rows]
     if not rows:
         typer.echo(nothing, err=True)
-    elif not sys.stdout.isatty():
-        for row in [head, *rows]:
-            typer.echo("\t".join(str(cell) for cell in row))
+    elif sys.stdout.isatty():
+        _for_a_terminal(head, cells, folds)
     else:
-        from rich.console import Console
-        from rich.table import Table
+        widths = [max(map(len, column)) for column in zip(head, *cells, strict=True)]
+        for row in [head, *cells]:
+            typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
-        shown = Table(*head, box=None)
-        for row in rows:
-            shown.add_row(*(str(cell) for cell in row))
-        Console().print(shown)
+
+def _for_a_terminal(head: list[str], cells: list[list[str]], folds: str) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    shown = Table(box=None, pad_edge=False)
+    for name in head:
+        shown.add_column(name, no_wrap=name != folds, overflow="fold")
+    for row in cells:
+        shown.add_row(*map(Text, row))
+    Console().print(shown)
 
 
 def report(registry: Registry, move: Move, as_json: bool) -> None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from datetime import UTC, datetime
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.models_common import Json, UseCase, open_registry, public_keys, shown_alias, table, version_of, when
+from cli.models_common import Json, UseCase, number, open_registry, public_keys, shown_alias, table, version_of, when
 
 if TYPE_CHECKING:
     from riskflow.bundle import Bundle
@@ -30,15 +29,18 @@ def history(
 
     riskflow models history --at 2026-11-02T10:15:00Z
     """
-    from riskflow.moves import doubts, periods
+    from cli.common import at_ms
+    from riskflow.moves import check_name, doubts, periods
 
+    if alias is not None:
+        check_name(alias)
     registry = open_registry(usecase)
     moves = registry.history()
     doubted = {moves[i].number: why for i, why in doubts(moves, _keys(), registry.names).items()}
     chosen = [m for m in moves if alias in (None, m.alias)]
     stays = {p.move.number: p for p in periods(moves)}
     if at:
-        then = registry.live_at(_at_ms(at)).values()
+        then = registry.live_at(at_ms(at, "--at") or 0).values()
         chosen = [m for m in chosen if m in then]
     gates = {m.version: gates_of(registry, m.version) for m in chosen if m.version}
     rows = [_as_json(m, stays.get(m.number), gates.get(m.version), doubted.get(m.number)) for m in chosen]
@@ -46,14 +48,18 @@ def history(
         typer.echo(json.dumps(rows))
         return
     table(
-        ["move", "from", "to", "alias", "before", "version", "who", "why", "gates", "signed"],
+        ["move", "from, UTC", "to", "alias", "version", "who", "gates", "signed", "why"],
         [
-            [r["number"], when(r["from_ms"] or r["at_ms"]), _until(r), shown_alias(m), m.previous or "-",
-             m.version or "taken off", m.who, m.why, _passed(r["gates"]), r["doubt"] or "yes"]
+            [r["number"], when(r["from_ms"] or r["at_ms"]), _until(r), shown_alias(m), m.version or "off", m.who,
+             _passed(r["gates"]), "NO" if r["doubt"] else "yes", m.why]
             for m, r in zip(chosen, rows, strict=True)
         ],
         f"no alias of {usecase} {'pointed anywhere then' if at else 'has moved yet'}",
+        folds="why",
     )  # fmt: skip
+    for row in rows:
+        if row["doubt"]:
+            typer.echo(f"move {row['number']} does not count: {row['doubt']}")
 
 
 def compare(a: Version, b: Version, usecase: UseCase = "card_fraud", as_json: Json = False) -> None:
@@ -70,7 +76,10 @@ def compare(a: Version, b: Version, usecase: UseCase = "card_fraud", as_json: Js
         return
     table(
         ["", *(f"{name} ({bundle.version})" for name, bundle in zip((a, b), sides, strict=True))],
-        [[name, _shown(left), SAME if left == right else _shown(right)] for name, left, right in rows],
+        [
+            [name, _shown(name, left), SAME if left == right else _shown(name, right)]
+            for name, left, right in _flat(rows)
+        ],
         "there is nothing to compare",
     )
 
@@ -83,14 +92,14 @@ def lineage(version: Version = "champion", usecase: UseCase = "card_fraud", as_j
         typer.echo(json.dumps(chain))
         return
     table(
-        ["version", "parent", "created", "code", "learned from", "rows", "frauds", "run", "gates", "was live"],
+        ["version", "parent", "code", "learned from", "rows", "frauds", "gates", "was live, UTC"],
         [
-            [c["version"], c["parent"] or "-", c["created_at"], c["code"], _span(c["data"]), c["data"].get("rows", "-"),
-             c["data"].get("frauds", "-"), c["data"].get("run", "-"), _passed(c["gates"]),
-             ", ".join(c["live"]) or "never"]
+            [c["version"], c["parent"] or "-", c["code"], _span(c["data"]), number(c["data"].get("rows")),
+             number(c["data"].get("frauds")), _passed(c["gates"]), ", ".join(c["live"]) or "never"]
             for c in chain
         ],
         f"{usecase} has no bundle {version}",
+        folds="was live, UTC",
     )  # fmt: skip
 
 
@@ -136,7 +145,7 @@ def ancestors(registry: Registry, version: int) -> list[dict[str, Any]]:
             if not out:
                 raise
             break  # an old one that was cleared away
-        live = [f"{p.move.alias} from {when(p.from_ms)}" for p in stays if p.move.version == version]
+        live = [_stay(p) for p in stays if p.move.version == version]
         out.append({
             "version": version, "hash": bundle.content_hash, "parent": bundle.parent, "created_at": bundle.created_at,
             "code": bundle.code, "data": bundle.data, "features": bundle.needed, "gates": gates_of(registry, version),
@@ -185,24 +194,21 @@ def _as_json(move: Move, stay: Period | None, gates: Any, doubt: str | None) -> 
     return {**vars(move), **live, "gates": gates, "doubt": doubt}
 
 
+def _stay(stay: Period) -> str:
+    """`champion 2026-11-02 10:15 to now`."""
+    until = "now" if stay.to_ms is None else when(stay.to_ms)[:16]
+    return f"{stay.move.alias} {when(stay.from_ms)[:16]} to {until}"
+
+
 def _until(row: Mapping[str, Any]) -> str:
     return "-" if row["from_ms"] is None else "now" if row["to_ms"] is None else when(row["to_ms"])
-
-
-def _at_ms(text: str) -> int:
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise typer.BadParameter(f"--at {text!r} is no time. Give it as 2026-11-02T10:15:00Z") from None
-    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
 
 
 def _passed(gates: list[dict[str, Any]] | None) -> str:
     """In a word; each gate's number stands in the JSON."""
     if gates is None:
         return "-"
-    failed = [str(gate.get("name")) for gate in gates if not gate.get("passed")]
-    return f"{len(gates) - len(failed)} of {len(gates)} passed" + (f", not {', '.join(failed)}" if failed else "")
+    return f"{sum(bool(gate.get('passed')) for gate in gates)} of {len(gates)}"
 
 
 def _span(data: Mapping[str, Any]) -> str:
@@ -210,9 +216,19 @@ def _span(data: Mapping[str, Any]) -> str:
     return "-" if first is None or last is None else f"{when(first)[:10]} to {when(last)[:10]}"
 
 
-def _shown(value: Any) -> str:
-    if value is None:
+def _flat(rows: list[tuple[str, Any, Any]]) -> Iterator[tuple[str, Any, Any]]:
+    """A row for each plain value: what holds others by name becomes rows of its own."""
+    for name, left, right in rows:
+        if isinstance(left, dict) or isinstance(right, dict):
+            inside = (side if isinstance(side, dict) else {} for side in (left, right))
+            yield from _flat([(f"{name} {key}", a, b) for key, a, b in compared(*inside)])
+        else:
+            yield name, left, right
+
+
+def _shown(name: str, value: Any) -> str:
+    if value is None or value in ([], {}):
         return "-"
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    return json.dumps(value) if isinstance(value, dict | list) else str(value)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return when(int(value)) if name.endswith("_ms") else number(value)
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

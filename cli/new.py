@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keyword
 from pathlib import Path
 from typing import Annotated
 
@@ -29,8 +30,9 @@ def new(
     for path in write_usecase(name, settings().usecases, dags or PROJECT / "dags"):
         print(path)
     print(f"\nTry it:  riskflow lint {name}")
-    print("         riskflow simulate --out history --days 60")
-    print(f"         riskflow train {name} --events history/events.parquet --labels history/labels.parquet")
+    print(f"         riskflow simulate --out history_{name} --days 60")
+    files = f"--events history_{name}/events.parquet --labels history_{name}/labels.parquet"
+    print(f"         riskflow train {name} {files}")
 
 
 def write_usecase(name: str, usecases: Path, dags: Path) -> list[Path]:
@@ -38,6 +40,8 @@ def write_usecase(name: str, usecases: Path, dags: Path) -> list[Path]:
     from riskflow.errors import DeclarationError
     from riskflow.names import checked
 
+    if keyword.iskeyword(name):
+        raise DeclarationError(f"use case {name!r}", "is a word of Python: no module has that name", "Choose another")
     folder = usecases / checked(name, "use case")
     wanted = {folder / file: SCAFFOLD / f"{file}.tmpl" for file in FILES}
     wanted[dags / f"{name}.py"] = SCAFFOLD / "dag.py.tmpl"

@@ -20,6 +20,7 @@ Alias = Annotated[
     typer.Option(help="champion, challenger, challenger:NAME, shadow; default: as `promotion` in pipeline.yaml says"),
 ]
 Layer = Annotated[str | None, typer.Option(help="train this layer alone, beside the champion's others (with --local)")]
+ALIASES = ("champion", "challenger", "shadow")
 Local = Annotated[bool, typer.Option("--local", help="run the same steps here, without Airflow")]
 
 
@@ -42,6 +43,7 @@ def retrain(
     """Train a use case anew on what was archived; publish the best candidate if it passes its gates.
 
     riskflow retrain card_fraud --why "more fraud since Monday"
+
     riskflow retrain card_fraud --local --layer fraud --trials 20
 
     While challengers race it waits for their verdict, unless --alias says who the new bundle shall be.
@@ -53,6 +55,7 @@ def retrain(
     here = {"layer": layer, "trials": trials, "search_seconds": search_seconds}
     if not local and any(value is not None for value in here.values()):
         raise typer.BadParameter("--layer, --trials and --search-seconds are for --local; Airflow reads pipeline.yaml")
+    _check(usecase, alias, local)
     with progress() as shown:
         published = _here(usecase, {**asked, **here}, shown) if local else _by_airflow(usecase, asked, shown)
     summary = {**published, "seconds": round(time.monotonic() - started, 1)}
@@ -60,6 +63,17 @@ def retrain(
         print(json.dumps(summary))
     else:
         print(f"{usecase}: version {summary['version']} is published as {summary['alias']} ({summary['seconds']} s)")
+
+
+def _check(usecase: str, alias: str, local: bool) -> None:
+    """What Airflow would answer with a page, said in a line before it is asked."""
+    from cli.common import check_usecase
+    from riskflow.moves import is_beside
+
+    check_usecase(usecase)
+    if alias not in ("", *ALIASES) and not (local and is_beside(alias)):
+        names = f"{', '.join(ALIASES)}" + (", challenger:NAME or shadow:NAME" if local else "")
+        raise typer.BadParameter(f"--alias {alias!r}: a new bundle becomes one of {names}")
 
 
 def _by_airflow(usecase: str, asked: dict[str, Any], shown: Progress) -> dict[str, Any]:

@@ -38,15 +38,16 @@ def sample(
 
     from batch.retrain import Run
     from batch.review_sample import review_step
-    from cli.common import at_ms, load_plan
+    from cli.common import load_plan, span_ms
     from riskflow.settings import settings
 
+    first, end = span_ms(from_, to)
     run = Run.of(load_plan(usecase), settings(), "review")
     asked = {name: share for name, share in (("uncertain", uncertain), ("random", random)) if share is not None}
     review = msgspec.structs.replace(run.pipeline.file.review, **asked)
     file = msgspec.structs.replace(run.pipeline.file, review=review)
     run = replace(run, pipeline=replace(run.pipeline, file=file))
-    done = review_step(run, at_ms(from_, "--from"), at_ms(to, "--to"), tell_kafka=send)
+    done = review_step(run, first, end, tell_kafka=send)
     if as_json:
         print(json.dumps(done))
     elif "kept" in done:

@@ -81,10 +81,14 @@ def step(
 
 def _task_runs(usecase: str) -> list[TaskRun]:
     from batch.task_runs import task_runs
+    from cli.common import check_usecase
     from riskflow.names import checked
     from riskflow.settings import settings
 
-    return task_runs(settings().home, checked(usecase, "use case"))
+    found = task_runs(settings().home, checked(usecase, "use case"))
+    if not found:
+        check_usecase(usecase)
+    return found
 
 
 def _print(found: list[TaskRun], as_json: bool) -> None:

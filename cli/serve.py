@@ -23,9 +23,11 @@ def serve(
     from riskflow.durations import duration_ms
     from riskflow.settings import settings
     from serving.app import create_app
+    from serving.services import check_alone
     from stream.process import configure_logs
 
     conf = settings()
+    check_alone(conf)
     configure_logs(conf.log_level)
     default = urlsplit(conf.serving_url)
     uvicorn.run(

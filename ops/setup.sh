@@ -76,7 +76,8 @@ fetch_jars() {
     check_maven
     echo "setup: fetching Kafka's jars into $JARS" >&2
     rm -rf "$JARS" && mkdir -p "$JARS"
-    mvn --quiet --batch-mode --file ops/jars/pom.xml "$COPY_JARS" -DincludeScope=runtime -DoutputDirectory="$PWD/$JARS" >&2
+    mvn --quiet --batch-mode --file ops/jars/pom.xml "$COPY_JARS" -DincludeScope=runtime -DoutputDirectory="$PWD/$JARS" 2>&1 |
+        sed $'s/\033\\[0m//g' >&2 # Maven resets the colours of a terminal, four times, even where there is none
     touch "$JARS/.installed"
 }
 

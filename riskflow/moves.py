@@ -83,13 +83,18 @@ def is_alias(name: str) -> bool:
     return name in (CHAMPION, CANARY) or is_beside(name)
 
 
-def check_alias(alias: str, share: float | None = None) -> None:
-    """RiskflowError for a name that no alias has, and for a share where none belongs or none is given."""
+def check_name(alias: str) -> None:
+    """RiskflowError for a name that no alias has."""
     if not is_alias(alias):
         raise RiskflowError(
             f"alias {alias!r} is not known. Use {CHAMPION}, {CANARY}, {CHALLENGER}, {CHALLENGER}:NAME, {SHADOW} or "
             f"{SHADOW}:NAME (a-z, 0-9 and _)"
         )
+
+
+def check_alias(alias: str, share: float | None = None) -> None:
+    """RiskflowError for a name that no alias has, and for a share where none belongs or none is given."""
+    check_name(alias)
     if (alias == CANARY) != (share is not None) or (share is not None and not 0 < share <= 1):
         raise RiskflowError(
             f"alias {alias!r} with share {share}: a canary takes a share above 0 and up to 1, others none"

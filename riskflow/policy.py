@@ -35,7 +35,7 @@ from riskflow.errors import DeclarationError
 from riskflow.evaluate import ID
 from riskflow.expressions import Expression, compile_expression
 from riskflow.plan import ANY_FEED, MODEL, TIME, Plan
-from riskflow.typed_yaml import Lines, read_typed, where
+from riskflow.typed_yaml import Lines, read_typed, shown, where
 
 ACTIONS = ("approve", "review", "decline")
 APPROVE, REVIEW, DECLINE = range(3)
@@ -124,7 +124,7 @@ class Policy:
         weight: how many events each row stands for; one by default.
         """
         if len(score) == 0 or np.isnan(score).any():
-            raise DeclarationError(self.path.name, "is resolved on no or on unknown scores", "Give scored rows")
+            raise DeclarationError(shown(self.path), "is resolved on no or on unknown scores", "Give scored rows")
         review = self._review_threshold(score, at_ms, weight)
         decline = self._decline_threshold(score, np.asarray(y) > 0, weight)
         if review is not None and decline is not None:

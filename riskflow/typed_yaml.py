@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import msgspec
 import yaml
 
+from riskflow.allowed import allowed_words
 from riskflow.errors import DeclarationError
 
 T = TypeVar("T")
@@ -23,7 +24,7 @@ def read_typed(path: Path, shape: type[T]) -> tuple[T, Lines]:
     try:
         return msgspec.convert(data, shape), lines
     except msgspec.ValidationError as error:
-        raise _refusal(path, lines, str(error), shape) from None
+        raise _refusal(path, lines, str(error), shape, data) from None
 
 
 def read_sections(path: Path, shape: type[T]) -> tuple[T, Lines, list[DeclarationError]]:
@@ -45,27 +46,33 @@ def read_sections(path: Path, shape: type[T]) -> tuple[T, Lines, list[Declaratio
             msgspec.convert({key: value}, shape)
             good[key] = value
         except msgspec.ValidationError as error:
-            errors.append(_refusal(path, lines, str(error), shape))
+            errors.append(_refusal(path, lines, str(error), shape, data))
     return msgspec.convert(good, shape), lines, errors
 
 
 def where(path: Path, lines: Lines, place: str) -> str:
-    """`policy.yaml, line 7, rules[0].when`: the nearest line that is known for the place."""
+    """`usecases/fraud/policy.yaml, line 7, rules[0].when`: the nearest line that is known for the place."""
     known = place
     while known not in lines and known != "$":
         known = re.sub(r"(\.[^.\[]*|\[[^\]]*\])$", "", known)
     name = place.removeprefix("$").removeprefix(".")
-    return f"{path.name}, line {lines.get(known, 1)}" + (f", {name}" if name else "")
+    return f"{shown(path)}, line {lines.get(known, 1)}" + (f", {name}" if name else "")
+
+
+def shown(path: Path) -> str:
+    """With its use case: `usecases/fraud/policy.yaml`, wherever that lies."""
+    return str(Path(*path.parts[-3:]))
 
 
 def _data(path: Path, lines: Lines) -> Any:
     try:
         root = yaml.compose(path.read_text(encoding="utf-8"), yaml.SafeLoader)
     except OSError as error:
-        raise DeclarationError(path.name, f"cannot be read ({error.strerror})", f"Write {path}") from None
+        raise DeclarationError(shown(path), f"cannot be read ({error.strerror})", f"Write {path}") from None
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise DeclarationError(f"{path.name}, line {line}", f"is not YAML ({error.problem})", "Mend the line") from None
+        at = f"{shown(path)}, line {line}"
+        raise DeclarationError(at, f"is not YAML ({error.problem})", "Mend the line") from None
     return _plain(path, root, "$", lines) if root is not None else {}
 
 
@@ -84,20 +91,28 @@ def _plain(path: Path, node: Any, place: str, lines: Lines) -> Any:
     return out
 
 
-def _refusal(path: Path, lines: Lines, message: str, shape: type) -> DeclarationError:
+def _refusal(path: Path, lines: Lines, message: str, shape: type, data: Any) -> DeclarationError:
     found, _, place = message.partition(" - at `")
     place = place.rstrip("`") or "$"
     unknown = re.search(r"unknown field `(.*)`", found)
     if unknown:
         place = f"{place}.{unknown[1]}"
-    return DeclarationError(where(path, lines, place), found[0].lower() + found[1:], _fix(unknown, shape))
+    fix = _known(unknown[1], shape) if unknown else _fix(found, place, shape, data)
+    return DeclarationError(where(path, lines, place), found[0].lower() + found[1:], fix)
 
 
-def _fix(unknown: re.Match[str] | None, shape: type) -> str:
-    if not unknown:
+def _fix(found: str, place: str, shape: type, data: Any) -> str:
+    value = re.match(r"Invalid (?:enum )?value '(.*)'$", found)
+    allowed = allowed_words(shape, place, data) if value else set()
+    if not value or not allowed:
         return "Give it what is expected"
+    near = difflib.get_close_matches(value[1], sorted(allowed), 1, 0.5)
+    return (f"Did you mean {near[0]}? " if near else "") + f"Allowed: {', '.join(sorted(allowed))}"
+
+
+def _known(word: str, shape: type) -> str:
     names = sorted(_names(shape, set()))
-    near = difflib.get_close_matches(unknown[1], names, 2, 0.5)
+    near = difflib.get_close_matches(word, names, 2, 0.5)
     return f"Did you mean {' or '.join(near)}" if near else f"Known words: {', '.join(names)}"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from riskflow.connect import connect
@@ -15,7 +16,7 @@ from serving.metrics import Metrics
 from serving.models import ModelsView
 from serving.progress import Progress
 from serving.reader import Reader
-from serving.store import Store
+from serving.store import Store, check_free
 
 REDIS_S = 2.0
 WEEK_S = 7 * 86_400.0
@@ -29,6 +30,16 @@ class Served:
     progress: Progress
     reader: Reader
     models: ModelsView
+
+
+def store_path(conf: Settings, usecase: str) -> Path:
+    return conf.home / "serving" / f"{conf.topic_prefix}{usecase}.sqlite"
+
+
+def check_alone(conf: Settings) -> None:
+    """Raises NotReady while another process serves: uvicorn would print a traceback around the sentence."""
+    for usecase in usecase_names(conf.usecases):
+        check_free(store_path(conf, usecase))
 
 
 class Services:
@@ -58,7 +69,7 @@ class Services:
 
     def _serve(self, usecase: str) -> Served:
         names = Names(usecase, prefix=self.conf.topic_prefix)
-        store = Store(self.conf.home / "serving" / f"{self.conf.topic_prefix}{usecase}.sqlite")
+        store = Store(store_path(self.conf, usecase))
         self._open.callback(store.close)
         progress = Progress(usecase, self.metrics)
         reader = Reader(self.conf.kafka, names.scores, store, self.retention_s, progress)

@@ -101,6 +101,12 @@ class Store:
         return Stored(*row) if row else None
 
 
+def check_free(path: Path) -> None:
+    """Raises NotReady while another process has the file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _locked(path).close()
+
+
 def _connect(path: Path, cache_kib: int) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=BUSY_S, check_same_thread=False)
     for setting in ("journal_mode = WAL", "synchronous = NORMAL", f"cache_size = -{cache_kib}"):

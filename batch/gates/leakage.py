@@ -23,7 +23,8 @@ class Leakage(Declared, tag="leakage"):
         ap = case.figures["ap"]
         suspects = [f"average precision {ap:.4f}"] if ap is not None and ap > self.most_ap else []
         suspects += [f"{name} alone AUC {auc:.4f}" for name, auc in alone if auc > self.most_auc_alone]
-        found = (
-            "; ".join(suspects) or f"average precision {ap}, at most {alone[0][1]:.4f} alone" if alone else "no input"
+        reached = "unknown" if ap is None else f"{ap:.4f}"
+        innocent = f"average precision {reached}, at most {alone[0][1]:.4f} alone" if alone else "no input"
+        return self.outcome(
+            not suspects, "; ".join(suspects) or innocent, wanted, ap=ap, auc_alone=dict(alone[: self.shown])
         )
-        return self.outcome(not suspects, found, wanted, ap=ap, auc_alone=dict(alone[: self.shown]))

@@ -27,6 +27,16 @@ def write(folder: Path, about: dict[str, object], **tables: pl.DataFrame | None)
     return manifest
 
 
+def made_by(folder: Path) -> str | None:
+    """Whose tables lie in the folder, in words; None when it holds none."""
+    if not any((folder / f"{name}.parquet").exists() for name in TABLES):
+        return None
+    try:
+        return str(json.loads((folder / MANIFEST).read_bytes())["made_by"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return "somebody else"
+
+
 def _write(folder: Path, name: str, table: pl.DataFrame | None) -> dict[str, object] | None:
     path = folder / f"{name}.parquet"
     if table is None:

@@ -1,8 +1,14 @@
-"""A world from a seed: people, genuine payments, planted fraud, labels."""
+"""A world from a seed: people, genuine payments, planted fraud, labels.
+
+Every id names its world, so that two worlds on the same topics never speak of the same event, customer or terminal:
+otherwise labels of the one would be joined to events of the other.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import base64
+import hashlib
+from dataclasses import astuple, dataclass
 
 import numpy as np
 import polars as pl
@@ -25,6 +31,13 @@ class World:
     start_ms: int
     end_ms: int
 
+    def until(self, day: float) -> World:
+        """What is known after so many days: `live` from that moment on brings the rest."""
+        end_ms = self.start_ms + int(day * DAY_MS)
+        events = self.events.filter(pl.col("occurred_at_ms") < end_ms)
+        known = self.labels.filter(pl.col("labelled_at_ms") < end_ms)
+        return World(events, known, self.truth.head(len(events)), self.start_ms, end_ms)
+
 
 def simulate(
     seed: int,
@@ -40,14 +53,17 @@ def simulate(
     """A world of `days` days from `start_ms` (UTC epoch ms).
 
     `per_day` is the mean number of payments of a customer on a day. Labels that come after the end are kept.
-    Same arguments, same world. Raises DeclarationError for a world without people, shops or time.
+    Same arguments, same world, same ids; another argument, other ids (`delays` alone are no part of them: the events
+    stay what they are). Raises DeclarationError for a world without people, shops or time.
     """
     _check(days, customers, terminals, per_day)
     span = Span(start_ms, start_ms + days * DAY_MS)
     rng = _generators(seed)
     shops, cards = people.build(rng["people"], customers, terminals, span, len(genuine.RHYTHMS), per_day)
-    payments = _payments(rng, cards, shops, span, shares or fraud.Shares())
-    events, truth = _named(payments, customers, terminals)
+    shares = shares or fraud.Shares()
+    payments = _payments(rng, cards, shops, span, shares)
+    world = _tag(seed, *span, customers, terminals, float(per_day), *map(float, astuple(shares)))
+    events, truth = _named(payments, world, customers, terminals)
     known = labels(rng["labels"], events, truth["is_fraud"].to_numpy(), delays or Delays())
     return World(events, known, truth, *span)
 
@@ -80,15 +96,21 @@ def _payments(rng, cards: people.Customers, shops: people.Shops, span: Span, sha
     return span.keep(pl.concat(marked)).sort("at_ms", maintain_order=True)
 
 
-def _named(payments: pl.DataFrame, customers: int, terminals: int) -> tuple[pl.DataFrame, pl.DataFrame]:
+def _tag(*made_from: float) -> str:
+    """Six letters and digits for everything that events follow from."""
+    digest = hashlib.sha256(repr(made_from).encode()).digest()
+    return base64.b32encode(digest)[:6].decode().lower()
+
+
+def _named(payments: pl.DataFrame, world: str, customers: int, terminals: int) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Events as producers send them, and the truth beside them."""
-    event_id = _ids("t", np.arange(1, len(payments) + 1), len(payments))
+    event_id = _ids(f"t-{world}", np.arange(1, len(payments) + 1), len(payments))
     events = pl.DataFrame(
         {
             "event_id": event_id,
             "occurred_at_ms": payments["at_ms"],
-            "customer_id": _ids("c", np.arange(customers), customers).gather(payments["customer"]),
-            "terminal_id": _ids("s", np.arange(terminals), terminals).gather(payments["shop"]),
+            "customer_id": _ids(f"c-{world}", np.arange(customers), customers).gather(payments["customer"]),
+            "terminal_id": _ids(f"s-{world}", np.arange(terminals), terminals).gather(payments["shop"]),
             "amount": payments["amount"],
             "channel": pl.Series(genuine.CHANNELS).gather(payments["channel"]),
         }
@@ -98,7 +120,7 @@ def _named(payments: pl.DataFrame, customers: int, terminals: int) -> tuple[pl.D
     return events, pl.DataFrame(truth)
 
 
-def _ids(letter: str, numbers: np.ndarray, largest: int) -> pl.Series:
-    """`t-000001`: as wide as the largest needs, so that they sort as they count."""
+def _ids(begin: str, numbers: np.ndarray, largest: int) -> pl.Series:
+    """`t-k3f9qa-000001`: as wide as the largest needs, so that they sort as they count."""
     digits = pl.Series(numbers).cast(pl.String).str.zfill(max(6, len(str(largest))))
-    return f"{letter}-" + digits
+    return f"{begin}-" + digits

@@ -9,8 +9,9 @@ from riskflow_dags.shared import BUNDLE, SPAN, Maker
 DOC = """
 ### Scores archived events of {usecase} with a bundle, to Parquet
 
-Each run covers its data interval, so the past is scored by a backfill; `from` and `to` ask for another span. Files lie
-in `scored/{usecase}/<version>/` of Riskflow's home. Nothing that is live changes.
+Each run covers its data interval, so the past is scored by a backfill; `from` and `to` ask for another span. A run
+that is started without them covers the last seven days that the archive holds whole. Files lie in
+`scored/{usecase}/<version>/` of Riskflow's home. Nothing that is live changes.
 """
 
 

@@ -30,9 +30,10 @@ from riskflow_dags.task import alert_failed, asked, riskflow_task
 
 WHY = Param("", type="string", maxLength=500, description="The reason, for the history")
 BUNDLE = Param("champion", type="string", description="A version, or an alias such as champion")
+NEITHER = "neither: the run's data interval, else the last 7 whole days of the archive"
 SPAN = {
     "from": Param(None, type=["null", "string"], description="Events from then on: RFC 3339 or a day, UTC"),
-    "to": Param(None, type=["null", "string"], description="Events before then; neither: the run's data interval"),
+    "to": Param(None, type=["null", "string"], description=f"Events before then; {NEITHER}"),
 }
 # They sign, speak of assets, or look for a moment.
 IN_WORKER = ("turn", "publish", "crown", "take_back", "take_back_late", "ready", "ask_retrain")

@@ -168,7 +168,7 @@ def test_a_pause_of_the_source_does_not_stretch_the_schedule(kafka, topic):
 
 @pytest.mark.services
 def test_a_missing_topic_is_not_made_by_accident(kafka):
-    with pytest.raises(NotReady, match="riskflow topics nothing"):
+    with pytest.raises(NotReady, match="A topic is named USECASE"):
         send([Outgoing("nothing.events", None, b"{}", 0.0)], kafka)
     assert "nothing.events" not in topics(kafka)
 
@@ -244,8 +244,15 @@ def test_simulate_to_files_and_import_need_no_broker(tmp_path, monkeypatch):
     size = ["--days", "5", "--customers", "50", "--terminals", "20", "--seed", "9"]
     for name in ("a", "b"):
         assert run(app, ["simulate", "--out", str(tmp_path / name), *size]).exit_code == 0
+    assert "is replaced" in run(app, ["simulate", "--out", str(tmp_path / "a"), *size]).stderr
     for file in ("events", "labels", "truth"):
         assert (tmp_path / "a" / f"{file}.parquet").read_bytes() == (tmp_path / "b" / f"{file}.parquet").read_bytes()
     done = run(app, ["import", str(tmp_path / "a" / "events.parquet"), "--out", str(tmp_path / "c"), "--json"])
     assert json.loads(done.stdout)["tables"]["events"]["rows"] == len(pl.read_parquet(tmp_path / "a/events.parquet"))
+    refused = run(app, ["simulate", "--out", str(tmp_path / "c"), *size])
+    assert refused.exit_code == 2
+    assert "made by riskflow import" in " ".join(refused.stderr.replace("│", " ").split())
+    assert run(app, ["simulate", "--out", str(tmp_path / "c"), *size, "--until-day", "3", "--force"]).exit_code == 0
+    first, last = (pl.read_parquet(tmp_path / "c/events.parquet")["occurred_at_ms"].sort().gather([0, -1])).to_list()
+    assert last - first < 3 * 86_400_000
     assert run(app, ["simulate"]).exit_code == 2

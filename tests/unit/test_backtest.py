@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -262,6 +263,7 @@ def test_tasks_that_hand_over_files_come_to_the_same(archived: Streamed, second:
     days = backtest_parts.prepare(run, archived.bundles[2], archived.needs, **asked)
     for day in days[:-1]:
         assert backtest_parts.count_day(run, day) > 0
+        assert re.fullmatch(r"2026-\d\d-\d\d", day)
     with pytest.raises(RiskflowError, match=f"{days[-1]}.*not counted yet"):
         backtest_parts.join(run)
     backtest_parts.count_day(run, days[-1])

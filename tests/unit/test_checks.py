@@ -16,8 +16,9 @@ from batch import checks, retrain
 from batch.gates import Gate
 from batch.pipeline_checks import Checks, FieldCheck, Range
 from batch.retrain import CheckFailed, Run
+from batch.simulate import World, simulate
 from batch.training_set import TrainingSet
-from tests.unit.lake_cases import Streamed, run_in, streamed
+from tests.unit.lake_cases import DAY, SHARES, START, Streamed, run_in, streamed
 from tests.unit.training_cases import rows, small_plan
 
 PLAN, DATA = small_plan(), rows()
@@ -137,18 +138,68 @@ def checked(run: Run, **wanted: Any) -> Run:
 
 def test_every_result_is_written_and_a_failed_one_stops_the_run(lake_of: Streamed) -> None:
     run = lake_of.run()
-    retrain.check(run)
+    assert {"reused_ids": 0, "early_labels": 0}.items() <= retrain.check(run).items()
     results = json.loads((run.folder / checks.RESULTS).read_text())
     assert results["passed"]
-    assert {"rows", "frauds", "label_rate", "schema", "missing amount", "volume"} <= {
-        c["name"] for c in results["checks"]
-    }
+    wanted = {"rows", "frauds", "label_rate", "schema", "missing amount", "volume", "reused_ids", "early_labels"}
+    assert wanted <= {c["name"] for c in results["checks"]}
     with pytest.raises(
         CheckFailed, match=r"not fit to learn from\. range amount: found .* outside, values .*, wanted at most 0"
     ):
         retrain.check(checked(run, fields={"amount": FieldCheck(most=1.0)}))
     results = json.loads((run.folder / checks.RESULTS).read_text())
     assert [c["name"] for c in results["checks"] if not c["passed"]] == ["range amount"]
+
+
+# ---- whose label is whose --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def numbered_alike() -> list[World]:
+    """Two worlds, half a year apart, from systems that both number from one."""
+    worlds = [simulate(seed, START + at * DAY, 40, 60, 30, shares=SHARES) for seed, at in ((1, 0), (2, 180))]
+    return [replace(w, events=_numbered(w.events), labels=_numbered(w.labels)) for w in worlds]
+
+
+def _numbered(table: pl.DataFrame) -> pl.DataFrame:
+    return table.with_columns(pl.col("event_id", "customer_id", "terminal_id").str.slice(-6))
+
+
+def learned_from(home: Path, events: pl.DataFrame, labels: pl.DataFrame, **wanted: Any) -> list[dict[str, Any]]:
+    run = checked(run_in(home), **wanted)
+    try:
+        retrain.frame_from_tables(run, {"events": events, "labels": labels})
+    finally:
+        found = json.loads((run.folder / checks.RESULTS).read_text())["checks"]
+    return found
+
+
+def test_labels_of_an_earlier_world_with_the_same_ids_stop_the_run(numbered_alike: list[World], tmp_path: Path) -> None:
+    before, now = numbered_alike
+    labels = pl.concat([before.labels, now.labels])
+    told = r"early_labels: found 0\.\d+ \(\d+ of \d+ labels are older than their event, such as \d+\), wanted at most"
+    with pytest.raises(CheckFailed, match=told):
+        learned_from(tmp_path, now.events, labels)
+    reused, early = learned_from(tmp_path, now.events, labels, early_labels=Range(most=0.9))
+    assert reused["evidence"]["count"] == 0
+    assert early["evidence"]["count"] > early["evidence"]["of"] // 3
+    reused, early = learned_from(tmp_path, now.events, now.labels)
+    assert (reused["found"], early["found"]) == ("0.000000", "0.000000")
+
+
+def test_ids_that_stand_for_two_events_stop_the_run(numbered_alike: list[World], tmp_path: Path) -> None:
+    before, now = numbered_alike
+    events = pl.concat([before.events.tail(200).with_columns(occurred_at_ms=now.start_ms), now.events])
+    told = r"learn from\. reused_ids: found 0\.\d+ \(\d+ of \d+ event ids stand for two events, such as \d+\), wanted"
+    with pytest.raises(CheckFailed, match=told):
+        learned_from(tmp_path, events, now.labels, early_labels=Range(most=1.0))
+
+
+def test_an_event_that_came_twice_as_it_was_is_one_event(numbered_alike: list[World], tmp_path: Path) -> None:
+    now = numbered_alike[1]
+    without_channel = now.events.sample(500, seed=0).with_columns(channel=pl.lit(None, pl.String))
+    reused, _ = learned_from(tmp_path, pl.concat([now.events, without_channel]), now.labels)
+    assert reused["evidence"]["count"] == 0
 
 
 def test_the_newest_published_set_is_the_last_one(lake_of: Streamed) -> None:

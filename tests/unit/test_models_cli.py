@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -14,11 +15,14 @@ import pytest
 import redis
 import typer
 from click.testing import Result
+from rich.text import Text
 from typer.testing import CliRunner
 
 from batch.bundling import build_bundle
 from cli import models
 from cli.common import load_plan
+from cli.models_common import public_keys
+from cli.models_past import history
 from riskflow.bundle import Bundle
 from riskflow.errors import BundleRefused, NotReady
 from riskflow.keys import load_private_key, make_keys
@@ -92,8 +96,9 @@ def test_list_shows_versions_and_aliases(three: Registry) -> None:
         (3, ["champion"], "ann"),
     ]
     plain = run("models", "list").stdout.splitlines()
-    assert plain[0].split("\t")[:2] == ["version", "aliases"]
-    assert "rules only\tap=0.75" in plain[3]
+    assert plain[0].split()[:2] == ["version", "aliases"]
+    assert plain[3].split()[-5:] == ["rules", "only", "0.75", "-", "-"]
+    assert plain[0].index("model") == plain[3].index("rules only")
 
 
 def test_an_empty_registry_names_the_command(registry: Registry) -> None:
@@ -175,7 +180,9 @@ def test_what_cannot_be_moved_names_the_way(three: Registry) -> None:
     for words, said in (
         (["retire", "champion"], "riskflow models rollback"),
         (["retire", "shadow"], "points at nothing"),
-        (["promote", "2", "--alias", "canary"], "share"),
+        (["history", "--alias", "king"], "alias 'king' is not known. Use champion, canary, challenger"),
+        (["list", "--usecase", "nope"], "there is no use case 'nope'. There are: card_fraud"),
+        (["history", "--usecase", "nope"], "there is no use case 'nope'"),
         (["promote", "2", "--alias", "best"], "challenger:NAME"),
         (["rollback", "--alias", "canary"], "riskflow models retire canary"),
     ):
@@ -194,8 +201,11 @@ def test_history_says_who_was_live_at_a_time_and_what_the_gates_said(three: Regi
     at = datetime.fromtimestamp((moves[2]["at_ms"] + 1) / 1000, UTC).isoformat()
     assert [m["version"] for m in answer("models", "history", "--at", at)] == [3]
     assert answer("models", "history", "--at", "2001-01-01") == []
-    assert "1 of 1 passed" in run("models", "history").stdout
-    assert "is no time" in run("models", "history", "--at", "yesterday").stderr
+    told = run("models", "history").stdout
+    assert "1 of 1" in told
+    assert "move 2 does not count: " in told
+    assert moment(moves[0]["from_ms"]) in told.splitlines()[1]
+    assert "is not a time" in run("models", "history", "--at", "yesterday").stderr
 
 
 def test_compare_shows_what_differs(three: Registry, home: Path) -> None:
@@ -208,8 +218,43 @@ def test_compare_shows_what_differs(three: Registry, home: Path) -> None:
     assert facts["code"]["b"] == "newer"
     assert not [name for name in facts if name.startswith("feature ")]
     lines = run("models", "compare", "3", "4").stdout.splitlines()
-    assert lines[0].split("\t") == ["", "3 (3)", "4 (4)"]
-    assert "figures ap\t0.75\t0.8" in lines
+    assert lines[0].split() == ["3", "(3)", "4", "(4)"]
+    assert ["figures", "ap", "0.75", "0.8"] in [line.split() for line in lines]
+
+
+def test_compare_writes_layers_and_times_for_people(three: Registry) -> None:
+    made = Bundle.from_bytes(three.raw(3))
+    about = {"layers": {"fraud": {"candidate": "forest", "parameters": {}}}, "train_rows": 102726}
+    data = {"first_ms": 1_772_781_137_905, "last_ms": 1_775_001_435_267}
+    other = replace(made, manifest={**made.manifest, "metrics": about, "data": data})
+    three.publish(other, load_private_key(settings().keys_folder), who="ann", why="x", alias="challenger")
+    told = [line.split() for line in run("models", "compare", "champion", "challenger").stdout.splitlines()]
+    assert ["figures", "layers", "fraud", "candidate", "-", "forest"] in told
+    assert ["figures", "train_rows", "-", "102,726"] in told
+    assert ["data", "first_ms", "-", "2026-03-06", "07:12:17"] in told
+
+
+def moment(at_ms: int) -> str:
+    return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def test_a_terminal_of_120_columns_shows_every_time_whole(
+    three: Registry, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    why = "it found more of the frauds at compromised terminals, and alerts as often as before"
+    three.move(
+        "champion", 1, who="a.scientist@bank.example", why=why, private_key=load_private_key(settings().keys_folder),
+        public_keys=public_keys(),
+    )  # fmt: skip
+    history(as_json=False)
+    told = Text.from_ansi(capsys.readouterr().out).plain
+    for move in three.history():
+        assert moment(move.at_ms) in told
+    assert max(map(len, told.splitlines())) <= 120
+    assert "…" not in told
+    assert why.replace(" ", "") in "".join(line[-14:] for line in told.splitlines()).replace(" ", "")
 
 
 def test_lineage_goes_back_to_the_first(three: Registry) -> None:
@@ -220,7 +265,9 @@ def test_lineage_goes_back_to_the_first(three: Registry) -> None:
     assert [c["version"] for c in answer("models", "lineage")] == [5, 4, 3]
     three.client.delete(three.names.bundle(3))
     assert [c["version"] for c in answer("models", "lineage", "5")] == [5, 4]
-    assert "champion from" in run("models", "lineage", "4").stdout
+    (live,) = answer("models", "lineage", "4")[0]["live"]
+    assert re.fullmatch(r"champion \d{4}-\d\d-\d\d \d\d:\d\d to \d{4}-\d\d-\d\d \d\d:\d\d", live)
+    assert re.search(r"champion \S+ \S+ to now", run("models", "lineage", "5").stdout)
     assert isinstance(run("models", "lineage", "3").exception, NotReady)
 
 

@@ -19,7 +19,7 @@ from riskflow.evaluate import ID, TIME
 from riskflow.policy import ACTIONS, APPROVE
 from riskflow.scoring import Scorer
 from tests.unit import bundle_cases
-from tests.unit.lake_cases import DAY, START, SWAP_MS, Streamed, ids, run_in, streamed, write_rows
+from tests.unit.lake_cases import DAY, DAYS, START, SWAP_MS, Streamed, ids, run_in, streamed, write_rows
 
 
 @pytest.fixture(scope="module")
@@ -146,3 +146,17 @@ def test_runs_of_a_backfill_together_score_what_one_run_scores(
     empty = past_steps.score(run, past_steps.Wish.of({"bundle": "2"}, 0, DAY))
     assert empty["events"] == 0
     assert "no event of that time" in empty["why"]
+
+
+def test_a_run_without_a_span_covers_the_last_seven_whole_days(archived: Streamed, tmp_path: Path) -> None:
+    from batch.past_steps import wish_of
+
+    newest = int(np.asarray(archived.events[TIME]).max())
+    assert START + (DAYS - 1) * DAY < newest < START + DAYS * DAY
+    for params in ({}, {"from": None, "to": None}):
+        wish = wish_of(archived.run(), params, None, None)
+        assert (wish.from_ms, wish.to_ms) == (START + (DAYS - 8) * DAY, START + (DAYS - 1) * DAY)
+    interval = wish_of(archived.run(), {}, 5, 9)
+    assert (interval.from_ms, interval.to_ms) == (5, 9)
+    nothing = wish_of(run_in(tmp_path), {}, None, None)
+    assert (nothing.from_ms, nothing.to_ms) == (None, None)

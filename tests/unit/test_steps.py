@@ -131,6 +131,7 @@ def test_every_step_says_what_it_does() -> None:
         ({"from": None, "to": None}, (5, 9)),
         ({"from": "2026-03-01"}, (1_772_323_200_000, None)),
         ({"from": "2026-03-01", "to": "2026-03-01T12:00:00Z"}, (1_772_323_200_000, 1_772_366_400_000)),
+        ({"to": "2026-03-01"}, (None, 1_772_323_200_000)),
     ],
 )
 def test_params_ask_for_another_span_than_the_data_interval(params: dict[str, Any], span: tuple[Any, Any]) -> None:
@@ -142,6 +143,8 @@ def test_params_ask_for_another_span_than_the_data_interval(params: dict[str, An
 def test_a_time_that_is_none_is_refused_by_its_name() -> None:
     with pytest.raises(DeclarationError, match="param from"):
         moment_ms("yesterday", "param from")
+    with pytest.raises(DeclarationError, match="2026-03-02 is not before to, 2026-03-01"):
+        Wish.of({"from": "2026-03-02", "to": "2026-03-01"}, None, None)
 
 
 # ---- riskflow step ---------------------------------------------------------------------------------------------------

@@ -129,5 +129,5 @@ def last_report_unexplained(
 
 
 def first_unexplained_age(at_ms, terminal_memory_unexplained_at_min_30d):
-    """Since the first unexplained fraud was reported: how far a compromise has run."""
-    return at_ms - terminal_memory_unexplained_at_min_30d
+    """Seconds since the first unexplained fraud was reported: how far a compromise has run."""
+    return (at_ms - terminal_memory_unexplained_at_min_30d) / 1000

@@ -7,6 +7,7 @@ scored/<use case>/<version>/<from>-<to>.parquet      event_id, score, band, acti
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -16,11 +17,13 @@ from typing import Any
 import polars as pl
 
 from batch import backtest_parts
+from batch.backtest import backtest
 from batch.files import whole
+from batch.forecasts import keep
 from batch.importer import at_ms
 from batch.past import Needs, newest_event_ms
 from batch.read_only import Shelf
-from batch.retrain import Run
+from batch.retrain import PUBLISHED, Run
 from batch.score_batch import past_for, score_columns, score_table
 from batch.task_runs import Skipped
 from riskflow.bundle import Bundle
@@ -97,6 +100,20 @@ def score(run: Run, wish: Wish) -> dict[str, Any]:
         "features": found.says,
         "actions": actions,
     }
+
+
+def foretell(run: Run) -> dict[str, Any]:
+    """Keeps a backtest of what the run has published, over the archive's last whole days. Skipped without events."""
+    version = json.loads((run.folder / PUBLISHED).read_text())["version"]
+    wish = wish_of(run, {"bundle": str(version)}, None, None)
+    bundle, needs = _chosen(run, wish)
+    try:
+        found = backtest(run, bundle, needs, from_ms=wish.from_ms, to_ms=wish.to_ms)
+    except NotReady as empty:
+        raise Skipped(str(empty)) from None
+    summary = found.summary()
+    told = {name: summary[name] for name in ("bundle", "from_ms", "to_ms", "events", "flipped_share")}
+    return {**told, "file": str(keep(found, run.conf.lake_folder))}
 
 
 def prepare(run: Run, wish: Wish) -> list[str]:

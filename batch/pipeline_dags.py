@@ -39,7 +39,7 @@ WORKER, POD = "worker", "pod"
 STEPS_OF = {  # the tasks of each DAG that it can have, in order; between approval and crown stand those of the ramp
     "archive": ("archive",),
     "labels": ("labels", "ready"),
-    "retrain": ("turn", "archive", "labels", "check", "replay", "train", "judge", "publish"),
+    "retrain": ("turn", "archive", "labels", "check", "replay", "train", "judge", "publish", "foretell"),
     "promote": ("race", "winner", "approval", "crown"),
     "score_batch": ("score",),
     "drift": ("drift", "ask_retrain"),
@@ -155,7 +155,8 @@ def alias_of(file: PipelineFile) -> str:
 
 def steps_of(file: PipelineFile, kind: str) -> list[str]:
     """The tasks of a DAG with this file, without those of the ramp and the team's own."""
-    there = {"approval": file.promotion == APPROVAL, "turn": alias_of(file) == CHALLENGER}
+    races = alias_of(file) == CHALLENGER
+    there = {"approval": file.promotion == APPROVAL, "turn": races, "foretell": races}
     return [step for step in STEPS_OF[kind] if there.get(step, True)]
 
 

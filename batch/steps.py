@@ -183,6 +183,13 @@ def publish(run: Run, asked: Asked, turned: Mapping[str, Any] | None = None) -> 
     return retrain.publish_run(run, who=asked.who, why=str(asked.params.get("why", "")), alias=alias)
 
 
+def foretell(run: Run, asked: Asked) -> Summary:
+    """Backtests what was published over the last whole days, so that it can be held against what comes."""
+    from batch import past_steps
+
+    return past_steps.foretell(run)
+
+
 # ---- promote ---------------------------------------------------------------------------------------------------------
 
 
@@ -331,8 +338,8 @@ def drop_old_runs(run: Run, asked: Asked) -> Summary:
 STEPS: dict[str, Function] = {
     f.__name__: f
     for f in (
-        turn, archive, labels, ready, check, replay, train, judge, publish, race, reject, ramp, guard, crown, take_back,
-        score, prepare, count_day, join, sample, drift, take_back_late, mend, compact, drop_old_files,
+        turn, archive, labels, ready, check, replay, train, judge, publish, foretell, race, reject, ramp, guard, crown,
+        take_back, score, prepare, count_day, join, sample, drift, take_back_late, mend, compact, drop_old_files,
         drop_old_bundles, drop_old_runs,
     )
 }  # fmt: skip

@@ -22,7 +22,10 @@ the best one if it passes its gates. Workers take the new bundle within two seco
 
 
 def make(maker: Maker) -> DAG:
-    """turn where there are races, archive, labels, check, replay, train for each candidate, judge, publish."""
+    """archive, labels, check, replay, train for each candidate, judge, publish.
+
+    Where there are races it begins with turn, and ends with foretell.
+    """
     with maker.dag(DOC + _terms(maker), _params(maker)) as dag:
         turned = maker.step("turn") if alias_of(maker.pipeline.file) == CHALLENGER else None
         archived, racing = maker.step("archive"), maker.step("replay")
@@ -33,6 +36,7 @@ def make(maker: Maker) -> DAG:
         trained >> judged >> published
         if turned is not None:
             turned >> archived
+            published >> maker.step("foretell")
     return dag
 
 

@@ -94,7 +94,7 @@ def test_one_file_makes_a_dag_of_each_kind(dags: dict[str, Any]) -> None:
 def test_every_dag_has_the_chain_that_lint_knows(dags: dict[str, Any], in_pods: dict[str, Any]) -> None:
     for kind in KINDS:
         found = dags.get(f"card_fraud_{kind}") or in_pods[f"card_fraud_{kind}"]
-        assert set(STEPS_OF[kind]) - {"turn"} <= set(found["upstream"]), kind
+        assert set(STEPS_OF[kind]) - {"turn", "foretell"} <= set(found["upstream"]), kind
     for before, after in pairwise(STEPS_OF["retrain"]):
         assert before in in_pods["card_fraud_retrain"]["upstream"][after]
     assert dags["card_fraud_retrain"]["mapped"] == ["train"]
@@ -145,10 +145,11 @@ def test_params_are_typed_and_follow_the_promotion(dags: dict[str, Any], in_pods
     assert dags["card_fraud_backtest"]["params"]["bundle"] == "champion"
 
 
-def test_only_where_challengers_race_a_retraining_waits_for_its_turn(
+def test_only_where_challengers_race_a_retraining_waits_for_its_turn_and_makes_a_forecast(
     dags: dict[str, Any], in_pods: dict[str, Any]
 ) -> None:
-    assert "turn" not in dags["card_fraud_retrain"]["upstream"]
+    assert not {"turn", "foretell"} & set(dags["card_fraud_retrain"]["upstream"])
+    assert in_pods["card_fraud_retrain"]["upstream"]["foretell"] == ["publish"]
     assert in_pods["card_fraud_retrain"]["upstream"]["turn"] == []
     assert in_pods["card_fraud_retrain"]["upstream"]["archive"] == ["turn"]
     assert "turn" not in in_pods["card_fraud_retrain"]["pods"]

@@ -169,4 +169,4 @@ def test_with_the_fewest_entities_the_worst_canary_is_stopped_and_with_one_fewer
 )
 def test_a_wrong_section_is_named(race: RaceFile, ramp: RampFile, what: str) -> None:
     with pytest.raises(DeclarationError, match=what):
-        check_promotion(race, ramp, "pipeline.yaml")
+        check_promotion(race, ramp, lambda place: f"pipeline.yaml, {place}")

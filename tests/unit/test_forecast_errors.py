@@ -114,6 +114,14 @@ def test_a_forecast_is_held_against_what_the_bundle_said_in_shadow(
         for i, (name, at, before, score, action) in enumerate(zip(
             ids(part), at_ms[heard], decided, said.score.tolist(), said.action, strict=True))
     ]  # fmt: skip
+    earlier = take(
+        archived.events, np.flatnonzero(at_ms < began_ms)[:1]
+    )  # heard as champion beside a canary: no shadow
+    records.append(Record(0, len(records), int(at_ms[0]), json.dumps({
+        "event_id": ids(earlier)[0], "occurred_at": int(at_ms[0]),
+        "decided": {"bundle": 1, "score": 0.1, "action": "approve"},
+        "others": [{"alias": "champion", "bundle": 2, "score": 0.5, "band": "low", "action": "review"}],
+    }).encode(), headers=(("epoch", b"1"),)))  # fmt: skip
     write_topic(run.plan, run.conf.lake_folder, run.names.shadow, records)
     found = forecast_error(run, shelf, champion)
     assert found["forecast"]["to_ms"] == told.summary()["to_ms"]

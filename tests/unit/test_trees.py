@@ -21,9 +21,11 @@ from sklearn.pipeline import make_pipeline
 from batch import flatten as flattening
 from batch.export import OPSET, to_onnx
 from batch.flatten import flatten
+from riskflow.bundle import Bundle
 from riskflow.errors import BundleRefused
-from riskflow.scoring import session_of
+from riskflow.scoring import Scorer, session_of
 from riskflow.trees import BLOCK, REST, STEPS, Trees, packed
+from tests.unit.bundle_cases import bundle, columns, plan
 
 FEATURES = 3
 NUMBERS = st.floats(-8, 8, width=32)
@@ -230,3 +232,29 @@ def test_a_file_that_is_none_is_refused() -> None:
 def test_nodes_of_the_onnx_file_are_what_was_flattened() -> None:
     """The maker of these tests' files makes what skl2onnx makes: the checker of ONNX takes it."""
     onnx.checker.check_model(onnx.load_from_string(as_onnx([Node(1, 0.5, True, Leaf(1.0), Leaf(2.0))], 0.5, True)))
+
+
+def test_a_bundle_carries_its_trees_and_scores_the_same_without_them() -> None:
+    whole = bundle()
+    flat = [model for model in whole.models if "trees" in model]
+    assert flat
+    assert all(model["trees"] in whole.files for model in flat)
+    models = [{k: v for k, v in model.items() if k != "trees"} for model in whole.models]
+    bare = Bundle.of({**whole.manifest, "models": models}, {n: c for n, c in whole.files.items() if ".trees" not in n})
+    rows, _ = columns(300, seed=3)
+    scorers = [Scorer(plan(), made) for made in (whole, bare)]
+    assert [isinstance(layer._probability, Trees) for layer in scorers[0].layers] == [
+        "trees" in model for model in whole.models
+    ]
+    assert not any(isinstance(layer._probability, Trees) for layer in scorers[1].layers)
+    found = [scorer.score(rows) for scorer in scorers]
+    assert found[0].score.tobytes() == found[1].score.tobytes()
+    for name, output in found[0].outputs.items():
+        assert output.tobytes() == found[1].outputs[name].tobytes()
+
+
+def test_a_manifest_that_names_trees_that_are_not_there_is_refused() -> None:
+    whole = bundle()
+    models = [{**model, "trees": "elsewhere.trees"} for model in whole.models]
+    with pytest.raises(BundleRefused, match="names a model without its file"):
+        Bundle.of({**whole.manifest, "models": models}, whole.files)

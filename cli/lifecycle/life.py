@@ -12,11 +12,12 @@ from riskflow.durations import duration_ms
 DAY_MS = 86_400_000
 SHADOW_S, SWAP_S = 30.0, 20.0
 READ_S = 3.0  # what a person needs at least
-LOOKS = 6  # whether the race can be judged
+LOOKS = 7  # whether the race can be judged
 
 
 def learn(stage: Life) -> str:
     """New labels have come: Airflow learns again, and the result challenges."""
+    stage.airflow.switch_on(f"{USECASE}_promote")  # the asset `challenger` starts it
     run_id = stage.airflow.trigger(f"{USECASE}_retrain", {"why": "new labels"})
     must(follow(stage, "retrain", run_id) == "success", f"the retraining failed: {failed(stage, 'retrain', run_id)}")
     published = stage.airflow.result(f"{USECASE}_retrain", run_id, "publish")
@@ -47,17 +48,18 @@ def shadow(stage: Life) -> str:
 
 
 def race(stage: Life) -> str:
-    """The horizon passes, its labels become mature, and Airflow judges the race; a person is asked."""
+    """The new challenger has started a look, too early; the horizon passes, and Airflow judges: a person is asked."""
     horizon_ms = duration_ms(stage.pipeline.file.race.horizon)
     ripe_ms = stage.found["shadow_began_ms"] + horizon_ms + stage.pipeline.maturity_ms + DAY_MS // 2
+    run_id = _started_by_asset(stage)
     for _ in range(LOOKS):
-        _town_time(stage, ripe_ms, "the race's horizon")
-        run_id = stage.airflow.trigger(f"{USECASE}_promote", {"why": "the horizon is mature"})
         state = follow(stage, "promote", run_id, until_waiting="approval")
         raced = stage.airflow.result(f"{USECASE}_promote", run_id, "race")
         if not raced["waits"]:
             break
-        ripe_ms = stage.weather.now_ms + DAY_MS  # too few frauds yet
+        _town_time(stage, ripe_ms, "the race's horizon")
+        ripe_ms = stage.weather.now_ms + DAY_MS  # there may be too few frauds yet
+        run_id = stage.airflow.trigger(f"{USECASE}_promote", {"why": "the horizon is mature"})
     stage.found["promote_run"] = run_id
     must(state == "awaiting_input", f"nobody is asked (run is {state}); the race said {raced}")
     must(raced["winner"] == stage.second, f"version {stage.second} did not win: {raced}")
@@ -175,6 +177,21 @@ def roll_back(stage: Life) -> str:
     stage.found["rollback_s"] = round(took_s, 3)
     must(took_s < 2.0, f"the rollback took {took_s:.1f} s")
     return f"version {stage.first} decides again, {took_s:.2f} s after the command"
+
+
+def _started_by_asset(stage: Life) -> str:
+    """The run of `promote` that the new challenger has started."""
+    found: list[str] = []
+
+    def there() -> bool:
+        found[:] = [
+            r["dag_run_id"] for r in stage.airflow.runs(f"{USECASE}_promote") if r["run_type"] == "asset_triggered"
+        ]
+        time.sleep(0.5)
+        return bool(found)
+
+    watch(stage, there, RUN_S, "the run of promote that the asset `challenger` starts")
+    return found[-1]
 
 
 def _archive(stage: Life) -> None:

@@ -6,7 +6,7 @@ place of its own.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from itertools import repeat
 from typing import Any
@@ -148,11 +148,16 @@ def read_scores(plan: Plan, names: Names, logs: Logs, places: Places) -> Scores:
     return out
 
 
-def read_opinions(names: Names, logs: Logs) -> tuple[int, int, int]:
-    """Events on which shadows spoke; how many messages came again; and of how many events the bytes differ."""
+def read_opinions(names: Names, logs: Logs, shared: Collection[int]) -> tuple[int, int, int]:
+    """Events on which shadows spoke; how many messages came again; and of how many events the bytes differ.
+
+    shared: hashes of ids that more than one scored event bears: several things are said of them, so they are left out.
+    """
     said: dict[bytes, int] = {}
     again, differing = 0, set[bytes]()
     for _, record in logs.records(names.shadow):
+        if hash(record.key.decode()) in shared:
+            continue
         value = hash(record.value)
         again += record.key in said
         if said.setdefault(record.key, value) != value:

@@ -64,7 +64,7 @@ class Judge:
         verdicts = self._verdicts(feeds, redis_lost)
         scores = observer.read_scores(self.plan, self.names, self.logs, self.places)
         self._compare_scores(feeds, verdicts, scores, redis_lost)
-        self._count_opinions(redis_lost)
+        self._count_opinions(scores, redis_lost)
         self._compare_rejected(feeds, verdicts)
         rows, places = self._compare_rows(verdicts, redis_lost)
         self._compare_bundles(rows, places, scores)
@@ -121,9 +121,12 @@ class Judge:
             "scores_that_differ_after_a_loss": len(excused),
         }
 
-    def _count_opinions(self, redis_lost: int) -> None:
+    def _count_opinions(self, scores: Scores, redis_lost: int) -> None:
         """What shadows said of an event is the same each time it is sent, as a score is."""
-        events, again, differing = observer.read_opinions(self.names, self.logs)
+        ids, times = np.unique(
+            scores.id_hash[scores.count > 0], return_counts=True
+        )  # late copies are events of their own
+        events, again, differing = observer.read_opinions(self.names, self.logs, set(ids[times > 1].tolist()))
         self.out.counts |= {"events_with_opinions": events, "opinions_sent_again": again}
         self.out.wrong["opinions_sent_differently"] = 0 if redis_lost else differing
 

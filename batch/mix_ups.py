@@ -39,18 +39,19 @@ def mixed_up(results: Sequence[Gate]) -> dict[str, int]:
 
 def _reused(plan: Plan, columns: Columns, data: TrainingSet, accepted: Range) -> Gate:
     ids = _text(columns[ID])
+    hashes = ids.hashes()
     events = np.asarray(columns[KIND]) == 0
-    events[events] = np.isin(ids.hashes()[events], _text(data.columns[ID]).hashes())
+    events[events] = np.isin(hashes[events], _text(data.columns[ID]).hashes())
     rows = np.flatnonzero(events)
-    rows = rows[np.argsort(ids.hashes()[rows], kind="stable")]
-    again = ids.hashes()[rows[1:]] == ids.hashes()[rows[:-1]]
+    rows = rows[np.argsort(hashes[rows], kind="stable")]
+    again = hashes[rows[1:]] == hashes[rows[:-1]]
     first, second = rows[:-1][again], rows[1:][again]
     content = [name for name in (TIME, *plan.entities, *plan.scored.types) if name in columns]
     other = np.zeros(len(first), np.bool_)
     for name in content:
         other |= _differ(columns[name], first, second)
     twice = second[other]
-    twice = twice[np.unique(ids.hashes()[twice], return_index=True)[1]]
+    twice = twice[np.unique(hashes[twice], return_index=True)[1]]
     return _counted(REUSED, "event ids stand for two events", ids.take(twice), len(data), accepted)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,18 +12,23 @@ from typing import Any
 
 import pytest
 
+from batch.pipeline_dags import KINDS
 from cli.new import write_usecase
 from riskflow.errors import DeclarationError
 from riskflow.settings import PROJECT
 
 
-def riskflow(usecases: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    clean = {k: v for k, v in os.environ.items() if not k.startswith("RISKFLOW")}
+def python(usecases: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("AIRFLOW", "RISKFLOW"))}
     where = {"RISKFLOW_USECASES": str(usecases), "RISKFLOW_HOME": str(usecases / "home"), "PYTHONPATH": str(PROJECT)}
-    command = [sys.executable, "-m", "cli.main", *words]
     return subprocess.run(
-        command, cwd=PROJECT, env={**clean, **where}, capture_output=True, text=True, check=False, timeout=200
-    )
+        [sys.executable, *words], cwd=PROJECT, env={**clean, **where, **environment}, capture_output=True, text=True,
+        check=False, timeout=200,
+    )  # fmt: skip
+
+
+def riskflow(usecases: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return python(usecases, "-m", "cli.main", *words)
 
 
 @pytest.fixture
@@ -60,6 +66,27 @@ def test_a_new_use_case_has_no_problem_and_trains(usecases: Path) -> None:
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["ap"] > 3 * found["validation_frauds"] / found["validation_rows"]
+
+
+BAG = """
+import json, sys
+from airflow.dag_processing.dagbag import DagBag
+sys.path.append(sys.argv[1])
+bag = DagBag(sys.argv[1])
+print(json.dumps({"dags": sorted(bag.dags), "errors": bag.import_errors}))
+"""
+
+
+def test_a_new_use_case_appears_in_airflow_by_itself(usecases: Path) -> None:
+    pytest.importorskip("airflow", reason="Airflow is a dependency group of its own")
+    shutil.copytree(PROJECT / "dags" / "riskflow_dags", usecases / "dags" / "riskflow_dags")
+    home = {"AIRFLOW_HOME": str(usecases / "airflow"), "AIRFLOW__CORE__LOAD_EXAMPLES": "False"}
+    database = {"AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{usecases}/airflow.db"}
+    done = python(usecases, "-c", BAG, str(usecases / "dags"), **home, **database)
+    assert done.returncode == 0, done.stderr[-2000:]
+    kinds = [kind for kind in KINDS if kind != "promote"]
+    wanted = {"dags": sorted(f"refunds_{kind}" for kind in kinds), "errors": {}}
+    assert json.loads(done.stdout.splitlines()[-1]) == wanted
 
 
 def test_a_use_case_is_not_written_over_another(usecases: Path) -> None:

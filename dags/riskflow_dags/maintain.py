@@ -10,8 +10,8 @@ DOC = """
 ### Clears away what {usecase} does not need any more
 
 Sets broken files of the lake aside, makes one file of many small ones, drops files that pipeline.yaml gives a time to,
-bundles that nobody names, and folders of old runs. See the section `maintain`. Entities that are dead are swept by
-their stage. Takes off a canary whose guard is dead.
+bundles that nobody names, and folders of old runs. See the section `maintain`. Takes off a canary whose guard is dead.
+Records of entities stay in Redis, those that were not seen for long as well (docs/capacity.md).
 """
 
 

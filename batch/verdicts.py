@@ -10,11 +10,13 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from batch.files import write_text
-from batch.retrain import Run
 from riskflow.moves import Move
+
+if TYPE_CHECKING:  # who only reads what was judged needs nothing that trains
+    from batch.retrain import Run
 
 Verdict = dict[str, Any]
 
@@ -39,6 +41,17 @@ def judged_until_ms(run: Run, versions: Collection[int]) -> int:
     kept = [dict(json.loads(path.read_text()))["evidence"] for path in _folder(run).glob("race-*.json")]
     mine = (e for e in kept if any(standing["version"] in versions for standing in e["standings"]))
     return max((evidence["last_ms"] for evidence in mine), default=0)
+
+
+def races_of(home: Path, usecase: str, version: int) -> list[dict[str, Any]]:
+    """What each race found of a version that was judged in it, in order of time; empty where this home has none."""
+    found = []
+    for path in (home / "races" / usecase).glob("race-*.json"):
+        evidence = json.loads(path.read_text())["evidence"]
+        about = {name: evidence[name] for name in ("rows", "frauds", "first_ms", "last_ms")}
+        about |= {"file": path.name, "against": evidence["champion"]}
+        found += [{**about, **standing} for standing in evidence["standings"] if standing["version"] == version]
+    return sorted(found, key=lambda race: (race["last_ms"], race["file"]))
 
 
 def _folder(run: Run) -> Path:

@@ -25,7 +25,7 @@ def history(
     usecase: UseCase = "card_fraud",
     as_json: Json = False,
 ) -> None:
-    """Who was live when, by whose word and why, and what the gates had said. Each move's signature is checked.
+    """Who was live when, by whose word and why, and what gates and races had said. Each move's signature is checked.
 
     riskflow models history --at 2026-11-02T10:15:00Z
     """
@@ -43,7 +43,12 @@ def history(
         then = registry.live_at(at_ms(at, "--at") or 0).values()
         chosen = [m for m in chosen if m in then]
     gates = {m.version: gates_of(registry, m.version) for m in chosen if m.version}
-    rows = [_as_json(m, stays.get(m.number), gates.get(m.version), doubted.get(m.number)) for m in chosen]
+    races = {m.version: _races(registry, m.version) for m in chosen if m.version}
+    rows = [
+        {**_as_json(m, stays.get(m.number), gates.get(m.version), doubted.get(m.number)),
+         "races": races.get(m.version, [])}
+        for m in chosen
+    ]  # fmt: skip
     if as_json:
         typer.echo(json.dumps(rows))
         return
@@ -60,6 +65,8 @@ def history(
     for row in rows:
         if row["doubt"]:
             typer.echo(f"move {row['number']} does not count: {row['doubt']}")
+    for race in (race for of_version in races.values() for race in of_version):
+        typer.echo(_raced(race))
 
 
 def compare(a: Version, b: Version, usecase: UseCase = "card_fraud", as_json: Json = False) -> None:
@@ -170,6 +177,13 @@ def gates_of(registry: Registry, version: int) -> list[dict[str, Any]] | None:
     return gates if isinstance(gates, list) else None
 
 
+def _races(registry: Registry, version: int) -> list[dict[str, Any]]:
+    from batch.verdicts import races_of
+    from riskflow.settings import settings
+
+    return races_of(settings().home, registry.names.usecase, version)
+
+
 def _bundle(registry: Registry, name: str) -> Bundle:
     from riskflow.bundle import Bundle
 
@@ -202,6 +216,16 @@ def _stay(stay: Period) -> str:
 
 def _until(row: Mapping[str, Any]) -> str:
     return "-" if row["from_ms"] is None else "now" if row["to_ms"] is None else when(row["to_ms"])
+
+
+def _raced(race: Mapping[str, Any]) -> str:
+    """One line: who won against whom, by how much, on what."""
+    ended = "won" if race["wins"] else "did not win"
+    return (
+        f"version {race['version']} {ended} its race against champion {race['against']}: {race['metric']} "
+        f"{race['difference']:+.4g}, at least {race['lower']:+.4g}, on {race['rows']:,} events with "
+        f"{race['frauds']:,.0f} frauds, {_span(race)} ({race['file']})"
+    )
 
 
 def _passed(gates: list[dict[str, Any]] | None) -> str:

@@ -18,6 +18,7 @@ from click.testing import Result
 from rich.text import Text
 from typer.testing import CliRunner
 
+from batch import race
 from batch.bundling import build_bundle
 from cli import models
 from cli.common import load_plan
@@ -206,6 +207,23 @@ def test_history_says_who_was_live_at_a_time_and_what_the_gates_said(three: Regi
     assert "move 2 does not count: " in told
     assert moment(moves[0]["from_ms"]) in told.splitlines()[1]
     assert "is not a time" in run("models", "history", "--at", "yesterday").stderr
+
+
+def test_history_says_by_which_numbers_a_race_was_won(three: Registry, home: Path) -> None:
+    won = race.Standing(3, "average_precision", 0.6, 0.5, 0.1, 0.02, 0.18, wins=True)
+    lost = race.Standing(1, "average_precision", 0.4, 0.5, -0.1, -0.2, 0.0, wins=False)
+    result = race.Result(3, 2, 900, 40, 300, 0.05, [won, lost])
+    evidence = {**result.to_json(), "first_ms": 1_772_781_137_905, "last_ms": 1_775_001_435_267}
+    (home / "races/card_fraud").mkdir(parents=True)
+    (home / "races/card_fraud/race-2-3-4.json").write_text(json.dumps({"winner": 3, "evidence": evidence}))
+    found = {m["version"]: m["races"] for m in answer("models", "history")}
+    assert (found[2], [r["wins"] for r in found[1]], [r["lower"] for r in found[3]]) == ([], [False], [0.02])
+    told = run("models", "history").stdout.splitlines()
+    assert (
+        "version 3 won its race against champion 2: average_precision +0.1, at least +0.02, on 900 events with "
+        "40 frauds, 2026-03-06 to 2026-03-31 (race-2-3-4.json)"
+    ) in told
+    assert any(line.startswith("version 1 did not win its race against champion 2") for line in told)
 
 
 def test_compare_shows_what_differs(three: Registry, home: Path) -> None:

@@ -339,6 +339,7 @@ def test_the_commands_change_no_key_and_know_no_kafka(
     assert found.exit_code == 0, found
     summary = json.loads(found.stdout)
     assert (summary["bundle"], summary["own"]["flips"], summary["features"]) == (2, 0, "as archived")
+    assert re.search(r"scored: ([\d,]+) of \1, \d+ s left", found.stderr), "a long command says how far it is"
     scored = invoke("score", "card_fraud", "--bundle", "1", "--out", str(tmp_path / "s.parquet"), "--json")
     assert scored.exit_code == 0, scored
     assert {"get", "hgetall"} <= seen <= READS

@@ -35,7 +35,15 @@ maturity: 2d
 retries: 0
 pool: {name: training, slots: 1}
 alerts: {topic: true}
+deadlines: {review: 2s}
+tasks: [{name: nap, call: usecases.card_fraud.tasks.nap, dag: review, before: sample}]
 dags: {archive: null, labels: lake, retrain: labels, score_batch: false, drift: false, backtest: false, maintain: false}
+"""
+NAP = """
+import time
+
+def nap(run):
+    time.sleep(15)
 """
 
 
@@ -45,6 +53,7 @@ def airflow(services: Services, tmp_path_factory: pytest.TempPathFactory) -> Ite
     usecases = tmp_path_factory.mktemp("usecases")
     shutil.copytree(load().usecases / "card_fraud", usecases / "card_fraud")
     (usecases / "card_fraud" / "pipeline.yaml").write_text(PIPELINE)
+    (usecases / "card_fraud" / "tasks.py").write_text(NAP)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RISKFLOW_USECASES", str(usecases))
         patch.setenv("RISKFLOW_TOPIC_PREFIX", PREFIX)
@@ -134,3 +143,14 @@ def asset_events(database: Path) -> list[str]:
     query = "select a.name from asset_event e join asset a on a.id = e.asset_id order by a.name"
     with contextlib.closing(sqlite3.connect(database)) as connection:
         return [name for (name,) in connection.execute(query)]
+
+
+def test_a_run_that_passes_its_deadline_is_told_while_it_runs(airflow: Services) -> None:
+    """Its first task is the team's own, which takes longer than pipeline.yaml allows the whole run."""
+    client, kafka = Airflow.of(load()), load().kafka
+    topics.make(support.plan_of(), load(), partitions=1)
+    client.switch_on("card_fraud_review")
+    run = client.trigger("card_fraud_review", {})
+    support.wait(lambda: any(alert["kind"] == "late" for alert in alerts(kafka)), 90)
+    (told,) = (alert for alert in alerts(kafka) if alert["kind"] == "late")
+    assert told["about"] == {"dag": "card_fraud_review", "run": run, "within": "2s"}

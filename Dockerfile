@@ -1,6 +1,7 @@
 # Two images from one file:
 #   stream   workers, serving, commands: the slim lock           docker build --target stream .
-#   airflow  scheduler, DAG processor, API server: the whole lock docker build --target airflow .
+#   airflow  scheduler, DAG processor, API server, and the pods of steps: the whole lock
+#                                                                docker build --target airflow .
 # Packages are a layer of their own, so a change of the code rebuilds in seconds.
 
 FROM python:3.11.13-slim-bookworm AS base

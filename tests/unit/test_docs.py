@@ -80,6 +80,15 @@ def test_what_is_not_there_is_noticed(commands: Any) -> None:
     assert trouble(commands, ["backtest", "card_fraud", "--segments", "channel"]) == ""
 
 
+def test_every_wish_of_make_that_the_docs_name_is_there() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (PROJECT / "Makefile").read_text(), re.MULTILINE))
+    named = {
+        (page.name, name) for page in PAGES for name in re.findall(r"(?:`|^ *)make ([a-z-]+)", page.read_text(), re.M)
+    }
+    assert [one for one in sorted(named) if one[1] not in targets] == []
+    assert len(named) > 15
+
+
 def sections(page: Path) -> Iterator[tuple[int, str]]:
     """Line and text of each example, indented or fenced, that begins like a section of pipeline.yaml or policy.yaml."""
     for found in EXAMPLE.finditer(page.read_text()):

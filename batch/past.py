@@ -103,8 +103,8 @@ def newest_event_ms(run: Run) -> int | None:
 
 
 def _filled(plan: Plan, found: Columns, wanted: Sequence[str], n: int) -> Columns:
-    """The same with every wanted column: a field or feature that was declared later is missing in older rows."""
-    kinds = {ID: TEXT, **{name: kind.kind for name, kind in plan.fields.items()}}
+    """The same with every wanted column: what was declared later is missing in older rows."""
+    kinds = dict.fromkeys((ID, *plan.entities), TEXT) | {name: kind.kind for name, kind in plan.fields.items()}
     given = (name for name in (TARGET, SOURCE) if name not in plan.fields)
     absent = set(wanted) - set(found) - set(given)
     return {**found, **{name: empty_field(kinds.get(name, NUMBER), n) for name in absent}}

@@ -23,7 +23,7 @@ from batch.export import OPSET, to_onnx
 from batch.flatten import flatten
 from riskflow.bundle import Bundle
 from riskflow.errors import BundleRefused
-from riskflow.scoring import Scorer, session_of
+from riskflow.scoring import Layer, Scorer, session_of
 from riskflow.trees import BLOCK, REST, STEPS, Trees, packed
 from tests.unit.bundle_cases import bundle, columns, plan
 
@@ -187,6 +187,16 @@ def test_what_is_no_ensemble_of_small_trees_stays_onnx() -> None:
 
 def test_what_is_no_onnx_file_is_left_to_onnxruntime_to_refuse() -> None:
     assert flatten(b"no model") is None
+
+
+def test_what_onnxruntime_cannot_run_is_left_to_it_to_refuse() -> None:
+    """An imputer's indicators are lost on the way to ONNX: the trees ask for inputs that are not there."""
+    matrix, fraud = table(2_000)
+    model = make_pipeline(SimpleImputer(add_indicator=True), RandomForestClassifier(9, max_depth=5, random_state=0))
+    content = to_onnx(model.fit(matrix, fraud), FEATURES)
+    assert flatten(content) is None
+    with pytest.raises(BundleRefused, match="model 'final' does not run on 3 inputs"):
+        Layer("final", ["a", "b", "c"], content)
 
 
 def test_other_bits_than_onnxruntimes_are_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,6 +53,7 @@ class Verdict:
     against: Comparison
     race: dict[str, float] = field(default_factory=dict)  # average precision of every candidate
     not_trained: dict[str, str] = field(default_factory=dict)  # candidates whose training failed, and why
+    raised: dict[str, str] = field(default_factory=dict)  # functions that raised for some rows, and what
 
     @property
     def failed(self) -> list[Gate]:

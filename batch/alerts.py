@@ -130,7 +130,7 @@ def _to_webhook(address: str, message: Message) -> None:
 
     if address.startswith(ENVIRONMENT):
         name = address.removeprefix(ENVIRONMENT)
-        address = os.environ.get(name, "")
+        address = os.environ.get(name, "").strip()  # an address with a space in it would be told in the log
         if not address.startswith(_WEB):
             raise RiskflowError(f"the environment has no address under {name}")
     headers = {"Content-Type": "application/json"}

@@ -263,8 +263,10 @@ def test_a_bundle_carries_its_trees_and_scores_the_same_without_them() -> None:
         assert output.tobytes() == found[1].outputs[name].tobytes()
 
 
-def test_a_manifest_that_names_trees_that_are_not_there_is_refused() -> None:
+@pytest.mark.parametrize("wrong", ["elsewhere.trees", None, 5, ["final.trees"], {"final.trees": 1}])
+@pytest.mark.parametrize("word", ["file", "trees"])
+def test_a_manifest_that_names_files_that_are_not_there_is_refused(word: str, wrong: Any) -> None:
     whole = bundle()
-    models = [{**model, "trees": "elsewhere.trees"} for model in whole.models]
+    models = [{**model, word: wrong} for model in whole.models]
     with pytest.raises(BundleRefused, match="names a model without its file"):
         Bundle.of({**whole.manifest, "models": models}, whole.files)

@@ -46,7 +46,7 @@ FOLDER, STATE = "watch", "storm.json"
 AT_ONCE = 65_536
 NAMED = 5  # findings that an alert's sentence names
 ROWS, SNAPSHOTS = "rows", "snapshots"
-DRIFT, DECAY, RETRAIN = "drift", "decay", "retrain"
+DRIFT, DECAY, RETRAIN, ALERT = "drift", "decay", "retrain", "alert"
 
 
 @dataclass(frozen=True)
@@ -107,14 +107,16 @@ def act(run: Run, found: Look, now_ms: int) -> Summary:
     out["retrain"] = watch.retrain and storm.allows(
         RETRAIN, run.name, now_ms, watch.retrain_gap_ms, watch.retrains_per_day
     )
-    if storm.allows("alert", run.name, now_ms, watch.alert_gap_ms, watch.alerts_per_day):
-        out["alerted"] = True
-        _alert(run, found, bool(out["retrain"]))
+    if storm.allows(ALERT, run.name, now_ms, watch.alert_gap_ms, watch.alerts_per_day):
+        out["alerted"] = _alert(run, found, bool(out["retrain"]))
+        if not out["alerted"]:
+            storm.forget(ALERT, run.name)  # the next look says it again
     return out
 
 
-def _alert(run: Run, found: Look, retrain: bool) -> None:
-    from batch.alerts import alert
+def _alert(run: Run, found: Look, retrain: bool) -> bool:
+    """Whether it reached anybody."""
+    from batch.alerts import alert, got_out
 
     kind = DRIFT if any(f.what in (INPUTS, MISSING) for f in found.findings) else DECAY
     more = f" and {len(found.findings) - NAMED} more" if len(found.findings) > NAMED else ""
@@ -122,7 +124,7 @@ def _alert(run: Run, found: Look, retrain: bool) -> None:
     asked = ". A retraining is asked for" if retrain else ""
     text = f"bundle {found.bundle} of {run.plan.name}: {said}{more}{asked}"
     about = {"bundle": found.bundle, "events": found.events, "findings": [asdict(f) for f in found.findings]}
-    alert(run.conf, run.pipeline, run.plan.name, kind, text, {**about, "retrain": retrain})
+    return got_out(alert(run.conf, run.pipeline, run.plan.name, kind, text, {**about, "retrain": retrain}))
 
 
 # ---- looking ---------------------------------------------------------------------------------------------------------

@@ -19,8 +19,10 @@ import typer
 from typer.testing import CliRunner
 
 from batch import drift, retrain
+from batch.alerts import Alerts
 from batch.card.page import FILE, card, leave_card
 from batch.drift import Look, act, drift_step, look, table_of
+from batch.findings import Finding
 from batch.gates import Kind
 from batch.local_chain import train_here
 from batch.pipeline_watch import Watch
@@ -58,7 +60,8 @@ def live(archived: Streamed, monkeypatch: pytest.MonkeyPatch) -> Iterator[Regist
 
 
 def asking(run: Run, **watch: Any) -> Run:
-    file = msgspec.structs.replace(run.pipeline.file, watch=Watch(**watch))
+    """With these lines under `watch`; alerts go to the log."""
+    file = msgspec.structs.replace(run.pipeline.file, watch=Watch(**watch), alerts=Alerts())
     return replace(run, pipeline=type(run.pipeline)(file))
 
 
@@ -168,9 +171,24 @@ def test_quality_that_broke_its_promise_is_told_as_decay(
     boasting = replace(archived.bundles[2], manifest={**about, "metrics": promised})
     found = look(asking(archived.run(), decay=0.05), boasting)
     assert {(f.what, f.name) for f in found.findings} >= {("measured", "average precision")}
-    run = replace(run_in(tmp_path), pipeline=archived.run().pipeline)
+    run = asking(run_in(tmp_path))
     assert act(run, found, NOW)["alerted"]
     assert "alert decay of card_fraud" in alerts(caplog)[0]
+
+
+def test_an_alert_that_reached_nobody_is_raised_by_the_next_look(tmp_path: Path) -> None:
+    run = run_in(tmp_path)
+    found = Look("card_fraud", 2, "h", NOW, "rows", None, None, 900, findings=[Finding("inputs", "amount", 1.0, 0.2)])
+
+    def raised(name: str, later_ms: int, **channels: Any) -> bool:
+        file = msgspec.structs.replace(run.pipeline.file, alerts=Alerts(**channels))
+        named = replace(run, name=name, pipeline=type(run.pipeline)(file))
+        return bool(act(named, found, NOW + later_ms)["alerted"])
+
+    assert not raised("first", 0, webhook="http://127.0.0.1:9/nobody")
+    assert not raised("second", 1, kinds=["task_failed"])
+    assert raised("third", 2)
+    assert not raised("fourth", 3), "it was said a moment ago"
 
 
 def test_what_cannot_be_told_is_said(archived: Streamed, tmp_path: Path) -> None:

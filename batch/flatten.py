@@ -116,7 +116,7 @@ def _ensemble(onnx_bytes: bytes) -> tuple[_Ensemble, list[float], int] | None:
         return None  # onnxruntime says what is wrong with it
     inputs = graph.input[0].type.tensor_type.shape.dim[1].dim_value
     filled = [float("nan")] * inputs
-    *before, last = graph.node
+    *before, last = [node for node in graph.node if node.op_type != "Identity"]  # GradientBoosting ends in one
     if last.op_type != "TreeEnsembleClassifier" or len(before) > 1:
         return None
     if before:

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from onnx import TensorProto, helper
-from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
+from sklearn.ensemble import GradientBoostingClassifier, HistGradientBoostingClassifier, RandomForestClassifier
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -156,6 +156,7 @@ def table(rows: int, seed: int = 0) -> tuple[Any, Any]:
 
 MODELS = {
     "boosting": HistGradientBoostingClassifier(max_iter=60, random_state=0),
+    "older boosting": make_pipeline(SimpleImputer(), GradientBoostingClassifier(n_estimators=30, random_state=0)),
     "forest": make_pipeline(SimpleImputer(), RandomForestClassifier(20, max_depth=5, random_state=0)),
     "constant": make_pipeline(
         SimpleImputer(strategy="constant", fill_value=-1), RandomForestClassifier(9, max_depth=3)

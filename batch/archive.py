@@ -25,6 +25,7 @@ from kafka.record.default_records import DefaultRecordBatch
 
 from batch import lake
 from batch.archive_records import Frames, framing
+from batch.files import write_text
 from batch.topics import Cluster
 from riskflow.errors import NotReady
 from riskflow.hashkey import read_hash_key
@@ -163,7 +164,7 @@ class _Topic:
         for left in self.folder.glob("date=*/.*.tmp"):
             left.unlink()
         if _topic_id(self.folder) is None:
-            (self.folder / lake.TOPIC_FILE).write_text(json.dumps({"topic": self.name, "topic_id": self._id}))
+            write_text(self.folder / lake.TOPIC_FILE, json.dumps({"topic": self.name, "topic_id": self._id}))
 
     def _write(self, partition: int, records: list[Record], first: int, last: int) -> None:
         """One file for each day and shape of the records, in the order of their offsets."""

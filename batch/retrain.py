@@ -199,7 +199,7 @@ def _write_frame(run: Run, data: TrainingSet, failures: Failures) -> Summary:
     about = {"rows": len(data), "events": data.events, "frauds": data.frauds, **span, "raised": failures.summary()}
     for name, what in failures.summary().items():
         log.warning("%s, run %s: %s %s; it is not known there", run.plan.name, run.name, name, what)
-    (run.folder / DATA).write_text(json.dumps({**about, "profile": checks.profiles(run.plan, data)}))
+    write_text(run.folder / DATA, json.dumps({**about, "profile": checks.profiles(run.plan, data)}))
     return about
 
 
@@ -214,8 +214,7 @@ def train(run: Run, candidate: str) -> Summary:
         given = run.given(run.folder / SEARCH / candidate)
         (trained,) = race(run.plan, data, span, [candidate], given)
     except Exception as error:
-        note.parent.mkdir(parents=True, exist_ok=True)
-        note.write_text(json.dumps(f"{type(error).__name__}: {error}"))
+        write_text(note, json.dumps(f"{type(error).__name__}: {error}"))
         raise
     note.unlink(missing_ok=True)
     return _written(run, trained)

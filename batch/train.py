@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from batch.export import onnx_parity, to_onnx
+from batch.files import write_text
 from batch.given import Given
 from batch.recipes import make, recipe
 from batch.training_set import TrainingSet
@@ -66,7 +67,7 @@ class Trained:
         for name, content in self.models.items():
             (folder / f"{name}.onnx").write_bytes(content)
         np.save(folder / "outputs.npy", self.outputs)
-        (folder / "trained.json").write_text(json.dumps({name: getattr(self, name) for name in _AS_JSON}))
+        write_text(folder / "trained.json", json.dumps({name: getattr(self, name) for name in _AS_JSON}))
 
     @classmethod
     def read(cls, folder: Path) -> Trained:

@@ -286,6 +286,20 @@ def test_a_judged_candidate_leaves_a_card_that_needs_nothing_else(archived: Stre
         assert name in words
 
 
+def test_a_card_tells_which_candidates_and_functions_failed(archived: Streamed, tmp_path: Path) -> None:
+    made = archived.run()
+    run = run_in(tmp_path)
+    shutil.copytree(made.folder, run.folder)
+    bundle, path = Bundle.from_bytes((made.folder / retrain.BUNDLE).read_bytes()), run.folder / "verdict.json"
+    assert "What failed and was left out" not in card(run, bundle, published=False)
+    failed = {"not_trained": {"forest": "MemoryError: <none> left"}, "raised": {"large_amount": "raised in 3 rows"}}
+    path.write_text(json.dumps({**json.loads(path.read_text()), **failed}))
+    words = " ".join(" ".join(parsed(card(run, bundle, published=False)).itertext()).split())
+    assert "forest was not trained: MemoryError: <none> left large_amount raised in 3 rows; it is not known" in words
+    path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k not in failed}))
+    assert "What failed and was left out" not in card(run, bundle, published=False), "as written by older code"
+
+
 def test_what_the_bundle_carries_for_its_card_is_small_and_harms_no_scoring(archived: Streamed) -> None:
     bundle = archived.bundles[2]
     assert len(bundle.files[CARD]) < 40_000

@@ -168,9 +168,9 @@ def _is_block(value: bytes | None) -> bool:
 
 
 class Said(msgspec.Struct):
-    """A score, as the stream sends it."""
+    """A score, as the stream sends it; without an event it is none."""
 
-    event_id: str
+    event_id: str | None
     score: float | None
     band: str | None
     action: str | None
@@ -189,7 +189,7 @@ class ScoreFrames:
         ("bundle", pl.Int64), ("occurred_at", pl.Int64),
     )  # fmt: skip
     JSON = ("reasons", "degraded", "positions")
-    NONE = Said("", None, None, None, None, None)
+    NONE = Said(None, None, None, None, None, None)
 
     def shape(self, record: Record) -> Any:
         return None

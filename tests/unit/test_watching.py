@@ -23,6 +23,7 @@ from batch.card.page import FILE, card, leave_card
 from batch.drift import Look, act, drift_step, look, table_of
 from batch.gates import Kind
 from batch.local_chain import train_here
+from batch.pipeline_review import Review
 from batch.pipeline_watch import Watch
 from batch.retrain import Run
 from cli import backtest as backtest_command
@@ -265,6 +266,23 @@ def test_a_judged_candidate_leaves_a_card_that_needs_nothing_else(archived: Stre
     for name in ("ROC", "Precision and recall", "Lift", "Calibration", "chip", "contactless", "card_testing"[:4],
                  "onnxruntime", bundle.content_hash, "candidate, not published"):  # fmt: skip
         assert name in words
+
+
+@pytest.mark.parametrize(
+    ("declared", "says"),
+    [
+        ({}, "counts as genuine after 14d, a declined one as unknown; younger"),
+        ({"declined": "as_labelled"}, "counts as genuine after 14d; younger"),
+        ({"label_maturity": {"chargeback": "45d", "analyst": "3d"}}, "counts as genuine after 45d, a"),
+        ({"review": Review(learn="sampled")}, "only sampled events that somebody has labelled count, once"),
+    ],
+)
+def test_a_card_says_what_silence_counts_as(archived: Streamed, declared: dict[str, Any], says: str) -> None:
+    run = archived.run()
+    file = msgspec.structs.replace(run.pipeline.file, maturity="14d", **declared)
+    told = replace(run, pipeline=replace(run.pipeline, file=file))
+    bundle = Bundle.from_bytes((run.folder / retrain.BUNDLE).read_bytes())
+    assert says in card(told, bundle, published=False)
 
 
 def test_what_the_bundle_carries_for_its_card_is_small_and_harms_no_scoring(archived: Streamed) -> None:

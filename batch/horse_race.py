@@ -120,7 +120,7 @@ def field_of(
     run: Run, champion: int, challengers: Sequence[int], costs: Costs | None = None, from_ms: int = 0
 ) -> Field:
     """All events from from_ms on whose truth is known, that the champion decided and every challenger scored."""
-    events, mature_ms = _known_events(run, costs)
+    events, mature_ms = known_events(run, costs)
     scores = _side_by_side(run, champion, challengers)
     if len(scores):
         scores = scores.filter(pl.col("occurred_at") >= from_ms)
@@ -144,7 +144,7 @@ def _out_of_sight(run: Run, table: pl.DataFrame, begin_ms: int) -> pl.Series:
     return table.select(pl.any_horizontal(LET, *(pl.col(name) == DECLINE for name in actions)).alias(LET))[LET]
 
 
-def _known_events(run: Run, costs: Costs | None) -> tuple[pl.DataFrame, int]:
+def known_events(run: Run, costs: Costs | None = None) -> tuple[pl.DataFrame, int]:
     """One line for each event whose truth is known, and the time before which events had time to get their label."""
     rows = collected(run)
     chosen = np.flatnonzero(np.asarray(rows[KIND]) == 0)

@@ -23,6 +23,11 @@ COLUMNS = {
 _PLACE = [EPOCH, PARTITION, OFFSET]
 
 
+def is_external(alias: str) -> bool:
+    """Whether it is the name of another system: `external:old_engine`."""
+    return alias.startswith(EXTERNAL)
+
+
 def read_shadow_scores(
     plan: Plan, names: Names, lake: Path, from_ms: int | None = None, to_ms: int | None = None
 ) -> pl.DataFrame:

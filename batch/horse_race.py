@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 
 from batch.backtest import Costs
-from batch.let_through import read_decisions
+from batch.let_through import FEWEST, read_decisions
 from batch.pipeline_promotion import RaceFile
 from batch.race import COST, Entrant, Money, Result, race
 from batch.retrain import Run, collected
@@ -34,7 +34,6 @@ from riskflow.policy import ACTIONS, DAY_MS, DECLINE
 
 EVENT, AT, ENTITY, FRAUD, LOST, LET = "event_id", "at_ms", "entity", "fraud", "lost", "let_through"
 SCORE, ACTION = "score_{}", "action_{}"  # of a version
-FEWEST_LET_THROUGH = 30  # within the horizon; fewer do not show what is declined
 
 
 @dataclass(frozen=True)
@@ -138,7 +137,7 @@ def _out_of_sight(run: Run, table: pl.DataFrame, begin_ms: int) -> pl.Series:
     """
     rules, none = run.pipeline.file, pl.Series([False]).new_from_index(0, len(table))
     tried = table.filter(pl.col(AT) < begin_ms + duration_ms(rules.race.horizon))[LET].sum()
-    if rules.declined == AS_LABELLED or tried >= FEWEST_LET_THROUGH:
+    if rules.declined == AS_LABELLED or tried >= FEWEST:
         return none
     actions = [name for name in table.columns if name.startswith(ACTION.format(""))]
     return table.select(pl.any_horizontal(LET, *(pl.col(name) == DECLINE for name in actions)).alias(LET))[LET]

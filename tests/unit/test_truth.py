@@ -19,16 +19,21 @@ import pytest
 
 from batch import drift, lake
 from batch.backtest import About, Backtest
+from batch.findings import decayed
 from batch.history import history_columns
 from batch.horse_race import ACTION as ACTED
-from batch.horse_race import FEWEST_LET_THROUGH, LET, Field, field_of
+from batch.horse_race import LET, Field, field_of
+from batch.judge import of_passed
+from batch.let_through import FEWEST
+from batch.metrics import at_threshold, ranking
 from batch.past import ACTION, SCORE, archived_rows, past
 from batch.pipeline_promotion import RaceFile
+from batch.pipeline_watch import Watch
 from batch.race import Result
 from batch.retrain import Run, collected
 from batch.shadow_scores import COLUMNS
 from batch.tally import tally
-from batch.training_set import WEIGHT
+from batch.training_set import WEIGHT, TrainingSet
 from batch.truth import terms_of
 from riskflow.columns import Text, n_rows
 from riskflow.evaluate import KIND, TIME
@@ -36,8 +41,9 @@ from riskflow.policy import ACTIONS, DECLINE, LET_THROUGH, uniform
 from tests.unit.lake_cases import DAY, START, ids, run_in, write_rows
 
 CHAMPION, BLIND = 1, 2
-EVENTS, CUSTOMERS, DAYS = 12_000, 3_000, 30
+EVENTS, CUSTOMERS, DAYS = 16_000, 4_000, 30
 RACES = 12
+HIGH = 0.5
 RULES = RaceFile(horizon="10d", fewest_frauds=20, replicates=300)
 
 
@@ -53,7 +59,7 @@ class World(NamedTuple):
 def world(home: Path, seed: int, let_through: float = 0.0, alike: bool = False) -> World:
     """A lake of events that the champion has decided and the challenger has scored.
 
-    alike: neither knows the sign; both see the same risk with an error of their own, and decline from 0.6 on.
+    alike: neither knows the sign; both see the same risk with an error of their own, and decline from HIGH on.
     """
     rng = np.random.default_rng(seed)
     names = [f"e{i}" for i in range(EVENTS)]
@@ -64,7 +70,7 @@ def world(home: Path, seed: int, let_through: float = 0.0, alike: bool = False) 
     champion = np.where(sign, 0.97, champion)
     if alike:
         champion, blind = (0.5 * fraud + 0.2 * rng.normal(size=EVENTS) for _ in (CHAMPION, BLIND))
-    high, its_high = (champion >= 0.6, blind >= 0.6) if alike else (sign, np.zeros(EVENTS, np.bool_))
+    high, its_high = (champion >= HIGH, blind >= HIGH) if alike else (sign, np.zeros(EVENTS, np.bool_))
     let = high & (uniform(Text.of_strings(names), 5) < let_through)
     declined = high & ~let
     at_ms = START + np.sort(rng.integers(0, DAYS * DAY, EVENTS))
@@ -139,7 +145,7 @@ def test_those_that_were_let_through_keep_what_they_decline_in_the_race(tmp_path
     """Then the truth is known of what the champion declines, too, and nothing has to leave."""
     field, _ = raced(world(tmp_path, 0, let_through=0.5, alike=True).run)
     assert (field.table[ACTED.format(BLIND)] == DECLINE).any()
-    assert field.table[LET].sum() >= FEWEST_LET_THROUGH
+    assert field.table[LET].sum() >= FEWEST
     assert len(field.declines) == 0
 
 
@@ -172,11 +178,32 @@ def test_those_that_were_let_through_make_the_race_see_the_difference(tmp_path: 
     assert np.mean(shares) == pytest.approx(1, rel=0.02), "they stand for all mature events"
 
 
+def test_that_what_it_declines_is_out_of_sight_is_no_decay(tmp_path: Path) -> None:
+    """A bundle that is as good as it was: without its best hits average precision is less than half of the promise."""
+    rng, numbers = np.random.default_rng(0), {"review": 0.4, "decline": HIGH}
+    fraud = (rng.random(EVENTS) < 0.034).astype(float)
+    score = 0.5 * fraud + 0.2 * rng.normal(size=EVENTS)
+    promise = {**ranking(score, fraud), **at_threshold(score, fraud, fraud, 0.4), "validation_frauds": fraud.sum()}
+    passed = of_passed(TrainingSet({TIME: np.zeros(EVENTS, np.int64)}, fraud), score, numbers)
+    bundle: Any = SimpleNamespace(policy=numbers, metrics={**promise, "passed": passed})
+    found = measured_in(world(tmp_path, 0, alike=True).run, bundle)
+    assert decayed(Watch(), promise, None, found["measured"], 1e-3, found["passed"]) == []
+    assert [f.name for f in decayed(Watch(), promise, None, found["measured"], 1e-3)][-1] == "average precision"
+    before = SimpleNamespace(policy=numbers, metrics=promise)  # a bundle that did not say it of what it passes
+    assert measured_in(world(tmp_path / "before", 0, alike=True).run, before)["passed"] == {}
+    assert measured_in(world(tmp_path / "let", 0, let_through=0.9, alike=True).run, bundle)["passed"] is None
+
+
+def measured_in(run: Run, bundle: Any) -> dict[str, Any]:
+    whole = archived_rows(run, run.plan.entities)
+    return drift._measured(run, whole, np.flatnonzero(np.asarray(whole[KIND]) == 0), bundle)
+
+
 def test_a_backtest_and_measured_quality_count_them_for_all_that_they_stand_for(tmp_path: Path) -> None:
     """The frauds that there were, the declined ones included, of which nobody has heard."""
     told, measured, true, lately = 0.0, 0.0, 0, 0
     for seed in range(RACES // 2):
-        made = world(tmp_path / str(seed), seed, let_through=0.3)
+        made = world(tmp_path / str(seed), seed, let_through=0.6)
         run = made.run
         until = terms_of(run, collected(run)).until_ms
         columns = past(run, [], {}, lambda _: {}).columns
@@ -185,8 +212,7 @@ def test_a_backtest_and_measured_quality_count_them_for_all_that_they_stand_for(
         figures = counted.summary()["figures"]
         assert figures["unknown"] == (np.asarray(columns[WEIGHT]) == 0).sum() > 2000
         told, true = told + figures["frauds"], true + made.frauds(0, until)
-        whole, bundle = archived_rows(run, run.plan.entities), SimpleNamespace(policy={"review": 0.5, "decline": 0.9})
-        found = drift._measured(run, whole, np.flatnonzero(np.asarray(whole[KIND]) == 0), bundle)  # type: ignore[arg-type]
+        found = measured_in(run, SimpleNamespace(policy={"review": 0.5, "decline": 0.9}))
         newest = int(np.asarray(columns[TIME])[np.asarray(columns[WEIGHT]) > 0].max())
         measured += found["measured"]["frauds"]
         lately += made.frauds(newest - 7 * DAY + 1, newest + 1)

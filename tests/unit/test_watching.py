@@ -165,7 +165,8 @@ def test_quality_that_broke_its_promise_is_told_as_decay(
     archived: Streamed, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     about = archived.bundles[2].manifest
-    promised = {**about["metrics"], "ap": 0.99, "precision": 0.98, "recall": 0.9}
+    boast = {"ap": 0.99, "precision": 0.98, "recall": 0.9}
+    promised = {**about["metrics"], **boast, "passed": {**about["metrics"]["passed"], **boast}}
     boasting = replace(archived.bundles[2], manifest={**about, "metrics": promised})
     found = look(asking(archived.run(), decay=0.05), boasting)
     assert {(f.what, f.name) for f in found.findings} >= {("measured", "average precision")}

@@ -1,8 +1,9 @@
 """Who races, on which events, and the verdict: champion and challengers on what shadow scores and labels say of them.
 
-A race begins with the first event that all of them have scored. It ends when the horizon has passed, its events are
-mature, and enough of them are frauds; until then nobody looks at who leads. Then it is judged (batch/race.py), once:
-the verdict is kept (batch/verdicts.py), and no challenger is judged again on events on which it was judged before.
+A race begins with the first event that all of them have scored, but for those that came late. It ends when the horizon
+has passed, its events are mature, and enough of them are frauds; until then nobody looks at who leads. Then it is
+judged (batch/race.py), once: the verdict is kept (batch/verdicts.py), and no challenger is judged again on events on
+which it was judged before.
 What one of them declines is left out, unless enough of what the champion declines was let through to know it.
 """
 
@@ -33,6 +34,7 @@ from riskflow.moves import Move, is_challenger
 from riskflow.policy import ACTIONS, DAY_MS, DECLINE
 
 EVENT, AT, ENTITY, FRAUD, LOST, LET = "event_id", "at_ms", "entity", "fraud", "lost", "let_through"
+LATE = 0.01  # share of events that may have come so late that they are older than the race
 SCORE, ACTION = "score_{}", "action_{}"  # of a version
 
 
@@ -124,7 +126,7 @@ def field_of(
     if len(scores):
         scores = scores.filter(pl.col("occurred_at") >= from_ms)
     table = events.join(scores, on=EVENT, how="inner").sort(AT, EVENT)
-    begin_ms = int(scores["occurred_at"].min()) if len(scores) else 0  # type: ignore[arg-type]
+    begin_ms = int(scores["occurred_at"].quantile(LATE, "lower")) if len(scores) else 0  # type: ignore[arg-type]
     leaves = _out_of_sight(run, table, begin_ms)
     return Field(table.filter(~leaves), champion, tuple(challengers), begin_ms, mature_ms, table.filter(leaves))
 

@@ -60,6 +60,15 @@ def test_a_race_that_waits_keeps_nothing(made: Installation) -> None:
     assert not (made.run.conf.home / "races").exists()
 
 
+def test_events_that_come_days_late_do_not_begin_a_race(made: Installation) -> None:
+    """Three of 600, ten days older than the rest."""
+    version = made.publish("challenger")
+    made.raced(version, from_day=10)
+    assert "of 3.0 days of the horizon are mature" in race(made.run)["waits"]
+    made.raced(version, to_day=0.1)
+    assert "of 3.0 days of the horizon are mature" in race(made.run)["waits"]
+
+
 def test_without_champion_or_challengers_nobody_races(made: Installation) -> None:
     assert race(made.run)["waits"] == "nobody challenges"
     made.registry.client.flushall()

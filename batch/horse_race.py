@@ -104,7 +104,8 @@ def run_race(run: Run, champion: Move, challengers: Sequence[Move]) -> Verdict:
         return kept
     rules, versions = run.pipeline.file.race, [c.version for c in challengers]
     costs = _costs(run, champion) if rules.metric == COST else None
-    field = field_of(run, champion.version, versions, costs, judged_until_ms(run, versions))
+    since_ms = max(move.at_ms for move in (champion, *challengers))
+    field = field_of(run, champion.version, versions, costs, judged_until_ms(run, versions), since_ms)
     waits = field.waits(rules)
     if waits:
         return {"winner": None, "waits": waits, "evidence": {}}
@@ -118,11 +119,20 @@ def run_race(run: Run, champion: Move, challengers: Sequence[Move]) -> Verdict:
 
 
 def field_of(
-    run: Run, champion: int, challengers: Sequence[int], costs: Costs | None = None, from_ms: int = 0
+    run: Run,
+    champion: int,
+    challengers: Sequence[int],
+    costs: Costs | None = None,
+    from_ms: int = 0,
+    said_since_ms: int | None = None,
 ) -> Field:
-    """All events from from_ms on whose truth is known, that the champion decided and every challenger scored."""
+    """All events from from_ms on whose truth is known, that the champion decided and every challenger scored.
+
+    said_since_ms: when the last of their moves was made. Before it others may have looked at what they said, and in an
+    emptied Redis their numbers may have been those of other bundles.
+    """
     events, mature_ms = known_events(run, costs)
-    scores = _side_by_side(run, champion, challengers)
+    scores = _side_by_side(run, champion, challengers, said_since_ms)
     if len(scores):
         scores = scores.filter(pl.col("occurred_at") >= from_ms)
     table = events.join(scores, on=EVENT, how="inner").sort(AT, EVENT)
@@ -165,12 +175,14 @@ def known_events(run: Run, costs: Costs | None = None) -> tuple[pl.DataFrame, in
     return table.unique(EVENT, keep="first", maintain_order=True), terms_of(run, rows).until_ms
 
 
-def _side_by_side(run: Run, champion: int, challengers: Sequence[int]) -> pl.DataFrame:
+def _side_by_side(
+    run: Run, champion: int, challengers: Sequence[int], said_since_ms: int | None = None
+) -> pl.DataFrame:
     """event_id, occurred_at, and score and action of each version; events that lack one are left out.
 
     What a version said as a shadow does not count: people have looked at it, and let those challenge that did best.
     """
-    found = read_shadow_scores(run.plan, run.names, run.conf.lake_folder)
+    found = read_shadow_scores(run.plan, run.names, run.conf.lake_folder, said_since_ms=said_since_ms)
     if not len(found):
         return found
     found = found.filter(pl.col("decided_bundle") == champion)

@@ -87,7 +87,7 @@ def test_events_that_one_of_them_did_not_score_do_not_race(missing: str, monkeyp
             "decided_action": ["approve"] * 4,
         }
     )
-    monkeypatch.setattr(horse_race, "read_shadow_scores", lambda *_: said)
+    monkeypatch.setattr(horse_race, "read_shadow_scores", lambda *_, **__: said)
 
     class Conf:
         lake_folder = None

@@ -25,6 +25,7 @@ from batch.drift import Look, act, drift_step, look, table_of
 from batch.findings import Finding
 from batch.gates import Kind
 from batch.local_chain import train_here
+from batch.pipeline_review import Review
 from batch.pipeline_watch import Watch
 from batch.retrain import Run
 from cli import backtest as backtest_command
@@ -168,7 +169,8 @@ def test_quality_that_broke_its_promise_is_told_as_decay(
     archived: Streamed, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     about = archived.bundles[2].manifest
-    promised = {**about["metrics"], "ap": 0.99, "precision": 0.98, "recall": 0.9}
+    boast = {"ap": 0.99, "precision": 0.98, "recall": 0.9}
+    promised = {**about["metrics"], **boast, "passed": {**about["metrics"]["passed"], **boast}}
     boasting = replace(archived.bundles[2], manifest={**about, "metrics": promised})
     found = look(asking(archived.run(), decay=0.05), boasting)
     assert {(f.what, f.name) for f in found.findings} >= {("measured", "average precision")}
@@ -298,6 +300,23 @@ def test_a_card_tells_which_candidates_and_functions_failed(archived: Streamed, 
     assert "forest was not trained: MemoryError: <none> left large_amount raised in 3 rows; it is not known" in words
     path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k not in failed}))
     assert "What failed and was left out" not in card(run, bundle, published=False), "as written by older code"
+
+
+@pytest.mark.parametrize(
+    ("declared", "says"),
+    [
+        ({}, "counts as genuine after 14d, a declined one as unknown; younger"),
+        ({"declined": "as_labelled"}, "counts as genuine after 14d; younger"),
+        ({"label_maturity": {"chargeback": "45d", "analyst": "3d"}}, "counts as genuine after 45d, a"),
+        ({"review": Review(learn="sampled")}, "only sampled events that somebody has labelled count, once"),
+    ],
+)
+def test_a_card_says_what_silence_counts_as(archived: Streamed, declared: dict[str, Any], says: str) -> None:
+    run = archived.run()
+    file = msgspec.structs.replace(run.pipeline.file, maturity="14d", **declared)
+    told = replace(run, pipeline=replace(run.pipeline, file=file))
+    bundle = Bundle.from_bytes((run.folder / retrain.BUNDLE).read_bytes())
+    assert says in card(told, bundle, published=False)
 
 
 def test_what_the_bundle_carries_for_its_card_is_small_and_harms_no_scoring(archived: Streamed) -> None:

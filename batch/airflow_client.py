@@ -1,4 +1,4 @@
-"""Airflow's REST API (v2), as far as `riskflow retrain` needs it: find a DAG, start a run, watch it, read results."""
+"""Airflow's REST API (v2), as far as it is needed here: find a DAG, start a run, do a task again, read results."""
 
 from __future__ import annotations
 
@@ -128,6 +128,16 @@ class Airflow:
         """So that its schedule and its assets start it."""
         if self.wait_for(dag_id)["is_paused"]:
             self._call("PATCH", f"/dags/{dag_id}?update_mask=is_paused", {"is_paused": False})
+
+    def again(self, dag_id: str, run_id: str, task_id: str, map_index: int = -1) -> list[str]:
+        """Has a task done again, one of several or all, and with it what comes after it; returns who runs again."""
+        one: Any = task_id if map_index < 0 else [task_id, map_index]
+        body = {
+            "dry_run": False, "dag_run_id": run_id, "task_ids": [one], "only_failed": False,
+            "include_downstream": True, "prevent_running_task": True,
+        }  # fmt: skip
+        found = self._call("POST", f"/dags/{dag_id}/clearTaskInstances", body)["task_instances"]
+        return sorted(_task(row).name for row in found)
 
     def answer(self, dag_id: str, run_id: str, task_id: str, option: str, **params: Any) -> None:
         """Says what a task that waits for a person wants to know."""

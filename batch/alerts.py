@@ -37,6 +37,7 @@ TASK_FAILED, LATE, DRIFT, DECAY, ROLLED_BACK, REFUSED = (
 KINDS = (TASK_FAILED, LATE, DRIFT, DECAY, ROLLED_BACK, REFUSED)
 ANSWER_S = 5.0
 ENVIRONMENT = "env:"
+LOG, SENT = "log", "sent"
 LOCAL = ("localhost", "127.0.0.1", "::1")
 _MAIL = re.compile(r"[^@\s]+@[^@\s]+")
 _WEB = ("http://", "https://")
@@ -85,10 +86,16 @@ def alert(
     return {name: _try(name, message, send) for name, send in _channels(conf, asked, usecase).items()}
 
 
+def got_out(answers: Mapping[str, str]) -> bool:
+    """Whether an alert reached anybody; the log alone tells nobody where other channels are asked for as well."""
+    others = [answer for channel, answer in answers.items() if channel != LOG]
+    return SENT in (others or answers.values())
+
+
 def _channels(conf: Settings, asked: Alerts, usecase: str) -> dict[str, Callable[[Message], None]]:
     channels: dict[str, Callable[[Message], None]] = {}
     if asked.log:
-        channels["log"] = _to_log
+        channels[LOG] = _to_log
     if asked.topic:
         channels["topic"] = lambda message: _to_topic(conf, usecase, message)
     if asked.webhook:
@@ -105,7 +112,7 @@ def _try(channel: str, message: Message, send: Callable[[Message], None]) -> str
         why = f"{type(error).__name__}: {error}"
         log.error("alert %s of %s did not get out by %s: %s", message["kind"], message["usecase"], channel, why)
         return why
-    return "sent"
+    return SENT
 
 
 def _json(message: Message) -> bytes:
@@ -130,7 +137,7 @@ def _to_webhook(address: str, message: Message) -> None:
 
     if address.startswith(ENVIRONMENT):
         name = address.removeprefix(ENVIRONMENT)
-        address = os.environ.get(name, "")
+        address = os.environ.get(name, "").strip()  # an address with a space in it would be told in the log
         if not address.startswith(_WEB):
             raise RiskflowError(f"the environment has no address under {name}")
     headers = {"Content-Type": "application/json"}

@@ -7,6 +7,8 @@ nothing, and one that was killed is continued by the next without a hole. Offset
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import json
 import os
 import time
@@ -18,25 +20,19 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from aiokafka.record.util import calc_crc32c
-from kafka import KafkaConsumer, TopicPartition
-from kafka.consumer import fetcher
-from kafka.record.default_records import DefaultRecordBatch
 
 from batch import lake
 from batch.archive_records import Frames, framing
+from batch.files import write_text
+from batch.read_log import Record, read_log
 from batch.topics import Cluster
 from riskflow.errors import NotReady
 from riskflow.hashkey import read_hash_key
 from riskflow.names import Names
 from riskflow.plan import Plan
-from riskflow.record_batches import Batches, stands_for
 from riskflow.settings import Settings
 
-FLUSH_BYTES = 32 * 1024 * 1024  # of one partition in memory before a file is written
-POLL_MS, POLL_RECORDS = 1000, 20_000
-ANSWER_S = 60.0
-Record = Any
+DAY_MS = 86_400_000
 
 
 @dataclass
@@ -92,10 +88,24 @@ def archive(plan: Plan, conf: Settings, only: list[str] | None = None) -> Archiv
             wanted |= {topic: kinds[names.rows] for topic in there if names.is_held(topic)}
         _check_topics(plan, conf.lake_folder, list(wanted), there)
         ranges = cluster.log_ranges({t: there[t][1] for t in wanted})
-        topics = {
-            t: _Topic(conf.lake_folder, t, there[t], frames, ranges).bring(conf.kafka) for t, frames in wanted.items()
-        }
+        with _no_collector():
+            topics = {
+                t: _Topic(conf.lake_folder, t, there[t], frames, ranges).bring(conf.kafka)
+                for t, frames in wanted.items()
+            }
     return ArchiveResult(conf.lake_folder, topics, time.monotonic() - started)
+
+
+@contextlib.contextmanager
+def _no_collector() -> Iterator[None]:
+    """Records are many, and no part of a circle: to look for one among them takes half of the time."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 def _check_topics(plan: Plan, folder: Path, wanted: list[str], there: dict[str, tuple[str, int]]) -> None:
@@ -163,15 +173,15 @@ class _Topic:
         for left in self.folder.glob("date=*/.*.tmp"):
             left.unlink()
         if _topic_id(self.folder) is None:
-            (self.folder / lake.TOPIC_FILE).write_text(json.dumps({"topic": self.name, "topic_id": self._id}))
+            write_text(self.folder / lake.TOPIC_FILE, json.dumps({"topic": self.name, "topic_id": self._id}))
 
     def _write(self, partition: int, records: list[Record], first: int, last: int) -> None:
         """One file for each day and shape of the records, in the order of their offsets."""
-        shapes = [(_day(r.timestamp), self.frames.shape(r)) for r in records]
+        shapes = [(r.timestamp // DAY_MS, self.frames.shape(r)) for r in records]
         runs = [[r for r, _ in run] for _, run in groupby(zip(records, shapes, strict=True), key=lambda x: x[1])]
         for i, run in enumerate(runs):
             upto = runs[i + 1][0].offset - 1 if i + 1 < len(runs) else last
-            frame, bad = self.frames.frame(run)
+            frame, bad = self.frames.frame(partition, run)
             self._file(_day(run[0].timestamp), lake.part_name(partition, first, upto), frame)
             first = upto + 1
             self.out.rows += len(frame)
@@ -192,92 +202,3 @@ class _Topic:
 
 def _day(timestamp_ms: int) -> str:
     return datetime.fromtimestamp(timestamp_ms / 1000, UTC).strftime("%Y-%m-%d")
-
-
-class Fetched(Batches):
-    """Record batches as the stream reads them, so that both find the same messages; see riskflow/record_batches.py."""
-
-    crc = staticmethod(calc_crc32c)
-    read = staticmethod(DefaultRecordBatch)
-
-
-def read_log(
-    kafka: str, topic: str, ranges: dict[int, tuple[int, int]], flush_bytes: int = FLUSH_BYTES
-) -> Iterator[tuple[int, list[Record], int, int]]:
-    """(partition, records, first, last) until each partition's range [start, end) is read.
-
-    first and last are the offsets that these records stand for: compacted ones and markers of transactions included.
-    Raises NotReady when Kafka stops answering.
-    """
-    tps = {TopicPartition(topic, p): r for p, r in ranges.items() if r[0] < r[1]}
-    consumer = _consumer(kafka)
-    try:
-        consumer.assign(list(tps))
-        for tp, (start, _) in tps.items():
-            consumer.seek(tp, start)
-        yield from _drain(consumer, tps, flush_bytes)
-    finally:
-        consumer.close()
-
-
-def _consumer(kafka: str) -> KafkaConsumer:
-    fetcher.MemoryRecords = Fetched  # there is no parameter for it
-    return KafkaConsumer(
-        bootstrap_servers=kafka.split(","),
-        isolation_level="read_committed",
-        enable_auto_commit=False,
-        auto_offset_reset="none",
-        max_poll_records=POLL_RECORDS,
-        max_partition_fetch_bytes=8 * 1024 * 1024,
-        fetch_max_bytes=32 * 1024 * 1024,
-        check_crcs=False,  # Fetched does it
-    )
-
-
-def _drain(
-    consumer: KafkaConsumer, tps: dict[TopicPartition, tuple[int, int]], flush_bytes: int
-) -> Iterator[tuple[int, list[Record], int, int]]:
-    waiting: dict[TopicPartition, list[Record]] = {tp: [] for tp in tps}
-    starts = {tp: start for tp, (start, _) in tps.items()}
-    sizes = dict.fromkeys(tps, 0)
-    heard = time.monotonic()
-    while waiting:
-        for tp, records in consumer.poll(POLL_MS).items():
-            heard = time.monotonic()
-            mine = [r for r in records if r.offset < tps[tp][1]]
-            waiting.setdefault(tp, []).extend(mine) if tp in waiting else None
-            sizes[tp] += sum(len(r.value or b"") + 100 for r in mine)
-        for tp in list(waiting):
-            position = min(consumer.position(tp), tps[tp][1])
-            finished = position >= tps[tp][1]
-            if (finished or sizes[tp] > flush_bytes) and position > starts[tp]:
-                if waiting[tp]:
-                    yield tp.partition, waiting[tp], starts[tp], position - 1
-                    starts[tp] = position
-                waiting[tp], sizes[tp] = [], 0
-            if finished:
-                del waiting[tp]
-                consumer.pause(tp)
-        if time.monotonic() - heard > ANSWER_S:
-            raise NotReady(
-                f"Kafka has not answered for {ANSWER_S:.0f} s while {list(waiting)} were read. Run `riskflow up`."
-            )
-
-
-def read_at(kafka: str, topic: str, places: list[tuple[int, int]]) -> dict[tuple[int, int], Record]:
-    """The records that stand for these (partition, offset), where the log still has them."""
-    out: dict[tuple[int, int], Record] = {}
-    consumer = _consumer(kafka)
-    try:
-        for partition, offset in sorted(set(places)):
-            tp = TopicPartition(topic, partition)
-            consumer.assign([tp])
-            if not consumer.beginning_offsets([tp])[tp] <= offset < consumer.end_offsets([tp])[tp]:
-                continue
-            consumer.seek(tp, offset)
-            found = consumer.poll(POLL_MS * 10, max_records=1).get(tp, [])
-            if found and stands_for(found[0], offset):
-                out[partition, offset] = found[0]
-    finally:
-        consumer.close()
-    return out

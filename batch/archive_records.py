@@ -3,26 +3,41 @@
 from __future__ import annotations
 
 import dataclasses
-import json
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
-from typing import Annotated, Any, Protocol
+from operator import attrgetter
+from typing import Annotated, Any, Protocol, TypeVar
 
 import msgspec
 import numpy as np
 import polars as pl
 
-from batch.lake import ACCEPTED, BROKER_MS, EPOCH, KEY, OFFSET, PARKED, PARTITION, ROW, STATUS, VALUE, frame_of
-from riskflow.columns import Column, Columns, Text, concat, n_rows
+from batch.lake import (
+    ACCEPTED,
+    BROKER_MS,
+    EPOCH,
+    KEY,
+    OFFSET,
+    PARKED,
+    PARTITION,
+    ROW,
+    STATUS,
+    VALUE,
+    frame_of,
+    series_of,
+)
 from riskflow.declare import CATEGORY, TEXT, Feed
 from riskflow.errors import EventRejected
 from riskflow.evaluate import ID, TIME
 from riskflow.events import Decoder
 from riskflow.names import Names
 from riskflow.plan import Plan
-from riskflow.wire import columns_of, decode, read_header
+from riskflow.wire import decode, decode_all, read_header
 
 Record = Any
+T = TypeVar("T")
 BAD = "bad"
+NO_BLOCK = (ValueError, TypeError, KeyError)  # what the reader of blocks raises for anything else
 
 
 class Frames(Protocol):
@@ -30,7 +45,7 @@ class Frames(Protocol):
 
     def shape(self, record: Record) -> Any: ...
 
-    def frame(self, records: list[Record]) -> tuple[pl.DataFrame, int]: ...
+    def frame(self, partition: int, records: list[Record]) -> tuple[pl.DataFrame, int]: ...
 
 
 def framing(plan: Plan, names: Names, hash_key: bytes) -> dict[str, Frames]:
@@ -64,10 +79,10 @@ class Hide:
         return key if self._decoder is None else None
 
 
-def base(records: list[Record]) -> dict[str, pl.Series]:
+def base(partition: int, records: list[Record]) -> dict[str, pl.Series]:
     """Where each record stands and when the broker took it."""
     return {
-        PARTITION: pl.Series([r.partition for r in records], dtype=pl.Int32),
+        PARTITION: pl.repeat(partition, len(records), dtype=pl.Int32, eager=True),
         OFFSET: pl.Series([r.offset for r in records], dtype=pl.Int64),
         BROKER_MS: pl.Series([r.timestamp for r in records], dtype=pl.Int64),
     }
@@ -86,16 +101,17 @@ class FeedFrames:
     def shape(self, record: Record) -> Any:
         return None
 
-    def frame(self, records: list[Record]) -> tuple[pl.DataFrame, int]:
+    def frame(self, partition: int, records: list[Record]) -> tuple[pl.DataFrame, int]:
         decoded = [self._message(r) for r in records]
-        out = base(records)
+        out = base(partition, records)
         out[KEY] = pl.Series([self._hide.key(r.key) for r in records], dtype=pl.Binary)
         out[VALUE] = pl.Series([self._hide(r.value) for r in records], dtype=pl.Binary)
         out[STATUS] = pl.Series([status for _, status in decoded], dtype=pl.String)
-        readable = np.array([message is not None for message, _ in decoded], np.bool_)
+        readable = pl.Series([message is not None for message, _ in decoded], dtype=pl.Boolean)
+        places = pl.select(pl.when(readable).then(readable.cum_sum() - 1)).to_series()  # among those that are readable
         columns = self._decoder.columns([message for message, _ in decoded if message is not None])
         for name, kind in self._columns():
-            out[name] = _spread(columns[name], readable, kind)
+            out[name] = series_of(name, columns[name]).cast(kind).gather(places)
         return pl.DataFrame(out), sum(status not in (ACCEPTED, PARKED) for _, status in decoded)
 
     def _message(self, record: Record) -> tuple[Any, str]:
@@ -111,41 +127,58 @@ class FeedFrames:
         return [(ID, pl.String), (TIME, pl.Int64), *((e, pl.String) for e in self._plan.entities), *fields]
 
 
-def _spread(column: Column, rows: Any, kind: Any) -> pl.Series:
-    """A column of some of the rows, with nulls in the others."""
-    values = iter(column.strings() if isinstance(column, Text) else column.tolist())
-    return pl.Series([next(values) if there else None for there in rows], dtype=kind)
-
-
 class RowFrames:
     """Blocks of full rows as real columns; a bundle or plan with other columns begins another file."""
 
     def shape(self, record: Record) -> Any:
         try:
-            return tuple(columns_of(read_header(record.value)[0]))
+            return bytes(read_header(record.value)[0].columns)
         except (ValueError, TypeError):
             return BAD
 
-    def frame(self, records: list[Record]) -> tuple[pl.DataFrame, int]:
-        blocks = [block for r in records if (block := block_rows(r)) is not None]
-        if not blocks:
-            return pl.DataFrame({OFFSET: pl.Series([], dtype=pl.Int64)}), len(records)
-        return frame_of(concat(blocks)), len(records) - len(blocks)
+    def frame(self, partition: int, records: list[Record]) -> tuple[pl.DataFrame, int]:
+        try:
+            return _rows(partition, records), 0
+        except NO_BLOCK:
+            good = [r for r in records if _is_block(r.value)]
+            return _rows(partition, good), len(records) - len(good)
 
 
-def block_rows(record: Record) -> Columns | None:
-    """A block's rows with where each stands on this topic; None for what is not a block."""
+def _rows(partition: int, records: list[Record]) -> pl.DataFrame:
+    """The rows of blocks of one shape, with where each stands on this topic."""
+    if not records:
+        return pl.DataFrame({OFFSET: pl.Series([], dtype=pl.Int64)})
+    ((columns, headers),) = decode_all([r.value for r in records])
+    rows = np.array([header.rows for header in headers], np.int64)
+    total = int(rows.sum())
+    columns[PARTITION] = np.full(total, partition, np.int32)
+    columns[OFFSET] = np.repeat(np.array([r.offset for r in records], np.int64), rows)
+    columns[ROW] = (np.arange(total) - np.repeat(np.cumsum(rows) - rows, rows)).astype(np.int32)
+    columns[BROKER_MS] = np.repeat(np.array([r.timestamp for r in records], np.int64), rows)
+    columns[EPOCH] = np.repeat(np.array([header.meta["epoch"] for header in headers], np.int64), rows)
+    return frame_of(columns)
+
+
+def _is_block(value: bytes | None) -> bool:
+    """Whether these bytes are a whole block, as a stage sends it."""
     try:
-        columns, meta = decode(record.value)
-    except (ValueError, TypeError, KeyError):
-        return None
-    n = n_rows(columns)
-    columns[PARTITION] = np.full(n, record.partition, np.int32)
-    columns[OFFSET] = np.full(n, record.offset, np.int64)
-    columns[ROW] = np.arange(n, dtype=np.int32)
-    columns[BROKER_MS] = np.full(n, record.timestamp, np.int64)
-    columns[EPOCH] = np.full(n, meta["epoch"], np.int64)
-    return columns
+        return "epoch" in decode(value or b"")[1]
+    except NO_BLOCK:
+        return False
+
+
+class Said(msgspec.Struct):
+    """A score, as the stream sends it; without an event it is none."""
+
+    event_id: str | None
+    score: float | None
+    band: str | None
+    action: str | None
+    bundle: int | None
+    occurred_at: int | None
+    reasons: msgspec.Raw = msgspec.Raw(b"[]")
+    degraded: msgspec.Raw = msgspec.Raw(b"[]")
+    positions: msgspec.Raw = msgspec.Raw(b"{}")
 
 
 class ScoreFrames:
@@ -155,26 +188,51 @@ class ScoreFrames:
         ("event_id", pl.String), ("score", pl.Float64), ("band", pl.String), ("action", pl.String),
         ("bundle", pl.Int64), ("occurred_at", pl.Int64),
     )  # fmt: skip
-    LISTS = ("reasons", "degraded")
+    JSON = ("reasons", "degraded", "positions")
+    NONE = Said(None, None, None, None, None, None)
 
     def shape(self, record: Record) -> Any:
         return None
 
-    def frame(self, records: list[Record]) -> tuple[pl.DataFrame, int]:
-        scores = [_object(r.value) for r in records]
+    def frame(self, partition: int, records: list[Record]) -> tuple[pl.DataFrame, int]:
+        found = [_decoded(_said, r.value) for r in records]
+        scores = [self.NONE if said is None else said for said in found]
         headers = [dict(r.headers) for r in records]
-        out = base(records)
+        out = base(partition, records)
         for name, kind in self.FIELDS:
-            out[name] = pl.Series([s.get(name) for s in scores], dtype=kind, strict=False)
-        for name in self.LISTS:
-            out[name] = pl.Series([json.dumps(s.get(name, [])) for s in scores], dtype=pl.String)
-        out["positions"] = pl.Series([json.dumps(s.get("positions", {})) for s in scores], dtype=pl.String)
+            out[name] = pl.Series(_each(scores, name), dtype=kind)
+        for name in self.JSON:
+            out[name] = pl.Series([bytes(raw) for raw in _each(scores, name)], dtype=pl.Binary).cast(pl.String)
         out["decided_at"] = pl.Series([_number(h.get("decided-at")) for h in headers], dtype=pl.Int64)
         out[EPOCH] = pl.Series([_number(h.get("epoch")) or 0 for h in headers], dtype=pl.Int64)
         out["worker"] = pl.Series([_text(h.get("worker")) for h in headers], dtype=pl.String)
-        bad = [not s for s in scores]
-        out[VALUE] = pl.Series([r.value if b else None for r, b in zip(records, bad, strict=True)], dtype=pl.Binary)
-        return pl.DataFrame(out), sum(bad)
+        kept = [r.value if said is None else None for r, said in zip(records, found, strict=True)]
+        out[VALUE] = pl.Series(kept, dtype=pl.Binary)
+        return pl.DataFrame(out), sum(said is None for said in found)
+
+
+class Decided(msgspec.Struct):
+    """What was decided of an event."""
+
+    bundle: int | None = None
+    score: float | None = None
+    action: str | None = None
+
+
+class Other(Decided):
+    """What an alias says of it."""
+
+    alias: str | None = None
+    band: str | None = None
+
+
+class Opinions(msgspec.Struct):
+    """What all of them say of an event."""
+
+    decided: Decided
+    others: list[Other]
+    event_id: str | None = None
+    occurred_at: int | None = None
 
 
 class ShadowFrames:
@@ -183,29 +241,22 @@ class ShadowFrames:
     def shape(self, record: Record) -> Any:
         return None
 
-    def frame(self, records: list[Record]) -> tuple[pl.DataFrame, int]:
-        found = [(r, said, i, other) for r in records for said in [_object(r.value)] for i, other in _others(said)]
-        out = base([r for r, *_ in found])
+    def frame(self, partition: int, records: list[Record]) -> tuple[pl.DataFrame, int]:
+        said = [(r, opinions) for r in records if (opinions := _decoded(_opinions, r.value)) is not None]
+        found = [(r, opinions, i, other) for r, opinions in said for i, other in enumerate(opinions.others)]
+        events, others = [opinions for _, opinions, *_ in found], [other for *_, other in found]
+        out = base(partition, [r for r, *_ in found])
         out[ROW] = pl.Series([i for _, _, i, _ in found], dtype=pl.Int32)
         for name, kind in (("event_id", pl.String), ("occurred_at", pl.Int64)):
-            out[name] = pl.Series([said.get(name) for _, said, _, _ in found], dtype=kind, strict=False)
+            out[name] = pl.Series(_each(events, name), dtype=kind)
         kinds = {"alias": pl.String, "bundle": pl.Int64, "score": pl.Float64, "band": pl.String, "action": pl.String}
         for name, kind in kinds.items():
-            out[name] = pl.Series([other.get(name) for *_, other in found], dtype=kind, strict=False)
+            out[name] = pl.Series(_each(others, name), dtype=kind)
         for name in ("bundle", "score", "action"):
-            decided = [said.get("decided", {}).get(name) for _, said, _, _ in found]
-            out[f"decided_{name}"] = pl.Series(decided, dtype=kinds[name], strict=False)
+            out[f"decided_{name}"] = pl.Series(_each([o.decided for o in events], name), dtype=kinds[name])
         epochs = [_number(dict(r.headers).get("epoch")) or 0 for r, *_ in found]
         out[EPOCH] = pl.Series(epochs, dtype=pl.Int64)
-        return pl.DataFrame(out), len(records) - len({r.offset for r, *_ in found})
-
-
-def _others(said: dict[str, Any]) -> list[tuple[int, dict[str, Any]]]:
-    """What each of the others said; nothing where the message is no such thing."""
-    others = said.get("others")
-    if not isinstance(others, list) or not isinstance(said.get("decided"), dict):
-        return []
-    return [(i, other) for i, other in enumerate(others) if isinstance(other, dict)]
+        return pl.DataFrame(out), len(records) - sum(bool(opinions.others) for _, opinions in said)
 
 
 class External(msgspec.Struct):
@@ -224,9 +275,9 @@ class ExternalFrames:
     def shape(self, record: Record) -> Any:
         return None
 
-    def frame(self, records: list[Record]) -> tuple[pl.DataFrame, int]:
+    def frame(self, partition: int, records: list[Record]) -> tuple[pl.DataFrame, int]:
         found = [_external(r.value) for r in records]
-        out = base(records)
+        out = base(partition, records)
         good = [said if isinstance(said, External) else None for said in found]
         for name, kind in (
             ("event_id", pl.String),
@@ -274,8 +325,8 @@ class RejectedFrames:
     def shape(self, record: Record) -> Any:
         return None
 
-    def frame(self, records: list[Record]) -> tuple[pl.DataFrame, int]:
-        out = base(records)
+    def frame(self, partition: int, records: list[Record]) -> tuple[pl.DataFrame, int]:
+        out = base(partition, records)
         headers = [dict(r.headers) for r in records]
         out[KEY] = pl.Series([r.key for r in records], dtype=pl.Binary)
         out[VALUE] = pl.Series([self._hide(r.value) for r in records], dtype=pl.Binary)
@@ -284,12 +335,20 @@ class RejectedFrames:
         return pl.DataFrame(out), 0
 
 
-def _object(value: bytes | None) -> dict[str, Any]:
+_said = msgspec.json.Decoder(Said).decode
+_opinions = msgspec.json.Decoder(Opinions).decode
+
+
+def _decoded(decode: Callable[[bytes], T], value: bytes | None) -> T | None:
+    """None for what is no such message."""
     try:
-        found = msgspec.json.decode(value or b"")
-    except msgspec.DecodeError:
-        return {}
-    return found if isinstance(found, dict) else {}
+        return decode(value or b"")
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+
+
+def _each(objects: Iterable[Any], name: str) -> list[Any]:
+    return list(map(attrgetter(name), objects))
 
 
 def _number(value: bytes | None) -> int | None:
@@ -300,4 +359,4 @@ def _text(value: bytes | None) -> str | None:
     return None if value is None else value.decode(errors="replace")
 
 
-__all__ = ["BAD", "Frames", "block_rows", "framing"]
+__all__ = ["BAD", "Frames", "framing"]

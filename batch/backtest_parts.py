@@ -22,6 +22,7 @@ import polars as pl
 
 from batch import backtest, forecasts
 from batch.backtest import About, Backtest, Costs
+from batch.files import write_text
 from batch.lake import column_of, frame_of
 from batch.past import Needs
 from batch.retrain import Run
@@ -52,7 +53,7 @@ def count_day(run: Run, day: str) -> int:
     about, bundle = _about(run), Bundle.from_bytes((folder / BUNDLE).read_bytes())
     table = pl.read_parquet(folder / f"{day}.parquet")
     counted = backtest.count(run.plan, bundle, {n: column_of(table[n]) for n in table.columns}, about)
-    (folder / f"{day}.json").write_text(json.dumps(counted.to_json()))
+    write_text(folder / f"{day}.json", json.dumps(counted.to_json()))
     return len(table)
 
 

@@ -26,6 +26,7 @@ import numpy as np
 from batch import quality
 from batch.files import write_text
 from batch.findings import INPUTS, MISSING, Feature, Finding, chance_of_each, decayed, drifted, features_of
+from batch.let_through import FEWEST
 from batch.past import BUNDLE, archived_rows, known_of
 from batch.past import SCORE as LIVE_SCORE
 from batch.pipeline_watch import Watch
@@ -34,6 +35,8 @@ from batch.publish import champion_bundle
 from batch.retrain import Run, Summary
 from batch.snapshots import counted, read_snapshots
 from batch.storm import Storm
+from batch.training_set import AS_LABELLED, SAMPLED
+from batch.truth import Truth
 from riskflow.bundle import Bundle
 from riskflow.columns import F8, Columns, take
 from riskflow.drift import SCORE, Reference, Table, count, places
@@ -46,7 +49,7 @@ FOLDER, STATE = "watch", "storm.json"
 AT_ONCE = 65_536
 NAMED = 5  # findings that an alert's sentence names
 ROWS, SNAPSHOTS = "rows", "snapshots"
-DRIFT, DECAY, RETRAIN = "drift", "decay", "retrain"
+DRIFT, DECAY, RETRAIN, ALERT = "drift", "decay", "retrain", "alert"
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,7 @@ class Look:
     events: int
     features: list[Feature] = field(default_factory=list)
     promised: dict[str, Any] = field(default_factory=dict)
+    passed: dict[str, Any] | None = None  # promised of what it does not decline, where that alone is measured
     estimated: dict[str, Any] | None = None
     measured: dict[str, Any] | None = None
     weeks: list[dict[str, Any]] = field(default_factory=list)
@@ -107,14 +111,16 @@ def act(run: Run, found: Look, now_ms: int) -> Summary:
     out["retrain"] = watch.retrain and storm.allows(
         RETRAIN, run.name, now_ms, watch.retrain_gap_ms, watch.retrains_per_day
     )
-    if storm.allows("alert", run.name, now_ms, watch.alert_gap_ms, watch.alerts_per_day):
-        out["alerted"] = True
-        _alert(run, found, bool(out["retrain"]))
+    if storm.allows(ALERT, run.name, now_ms, watch.alert_gap_ms, watch.alerts_per_day):
+        out["alerted"] = _alert(run, found, bool(out["retrain"]))
+        if not out["alerted"]:
+            storm.forget(ALERT, run.name)  # the next look says it again
     return out
 
 
-def _alert(run: Run, found: Look, retrain: bool) -> None:
-    from batch.alerts import alert
+def _alert(run: Run, found: Look, retrain: bool) -> bool:
+    """Whether it reached anybody."""
+    from batch.alerts import alert, got_out
 
     kind = DRIFT if any(f.what in (INPUTS, MISSING) for f in found.findings) else DECAY
     more = f" and {len(found.findings) - NAMED} more" if len(found.findings) > NAMED else ""
@@ -122,7 +128,7 @@ def _alert(run: Run, found: Look, retrain: bool) -> None:
     asked = ". A retraining is asked for" if retrain else ""
     text = f"bundle {found.bundle} of {run.plan.name}: {said}{more}{asked}"
     about = {"bundle": found.bundle, "events": found.events, "findings": [asdict(f) for f in found.findings]}
-    alert(run.conf, run.pipeline, run.plan.name, kind, text, {**about, "retrain": retrain})
+    return got_out(alert(run.conf, run.pipeline, run.plan.name, kind, text, {**about, "retrain": retrain}))
 
 
 # ---- looking ---------------------------------------------------------------------------------------------------------
@@ -143,7 +149,7 @@ def look(
     """
     source = source or run.pipeline.file.watch.source
     blank = Look(run.plan.name, bundle.version, bundle.content_hash, now_ms, source, from_ms, to_ms, 0)
-    blank = replace(blank, promised=promised(bundle))
+    blank = replace(blank, promised=promised(bundle.metrics))
     reference = Reference.of(bundle.profile, int(bundle.data.get("rows", 0)))
     if not len(reference):
         return replace(blank, says=f"bundle {bundle.version} has no profile: it was made without training data")
@@ -152,11 +158,11 @@ def look(
     return _of_rows(run, bundle, reference, blank)
 
 
-def promised(bundle: Bundle) -> dict[str, Any]:
-    """What the bundle showed when it was judged, on rows that it had not learned from."""
+def promised(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """What a bundle showed when it was judged, on rows that it had not learned from."""
     sizes = ("validation_rows", "validation_frauds", "validation_frauds_seen")
     names = ("ap", "precision", "recall", "alerts_per_day", *sizes)
-    return {name: bundle.metrics[name] for name in names if bundle.metrics.get(name) is not None}
+    return {name: metrics[name] for name in names if metrics.get(name) is not None}
 
 
 def _of_snapshots(run: Run, bundle: Bundle, reference: Reference, blank: Look) -> Look:
@@ -204,7 +210,7 @@ def _judged(watch: Watch, found: Look, reference: Reference, table: Table, sizes
     found = replace(found, features=features)
     if found.events < watch.fewest_events:
         return replace(found, says=f"{found.events} events are too few to tell: {watch.fewest_events} are wanted")
-    quality_gone = decayed(watch, found.promised, found.estimated, found.measured, chance)
+    quality_gone = decayed(watch, found.promised, found.estimated, found.measured, chance, found.passed)
     return replace(found, findings=[*drifted(watch, features), *quality_gone])
 
 
@@ -223,17 +229,31 @@ def table_of(reference: Reference, bundle: Bundle, columns: Columns) -> Table:
 
 
 def _measured(run: Run, whole: Columns, rows: Any, bundle: Bundle) -> dict[str, Any]:
-    """Measured quality of the newest of these rows whose truth is known, and of every week."""
-    found = known_of(run, whole, rows)
-    rows, fraud, weight = rows[found.known], found.fraud[found.known], found.weight[found.known]
-    if not len(rows):
+    """Measured quality of the newest of these rows whose truth is known, and of every week; of those that it does not
+    decline alone, where too few of the others are known. They were its best, so the rest is worse by itself."""
+    found, score = known_of(run, whole, rows), np.asarray(whole[LIVE_SCORE])[rows]
+    kept, passed = found.known, None
+    if _declines_unseen(run, bundle, np.asarray(whole[TIME])[rows], score, found):
+        kept, passed = kept & (score < bundle.policy["decline"]), promised(bundle.metrics.get("passed", {}))
+    if not kept.any():
         return {}
-    at_ms, score = np.asarray(whole[TIME])[rows], np.asarray(whole[LIVE_SCORE])[rows]
+    score, fraud, weight = score[kept], found.fraud[kept], found.weight[kept]
+    at_ms = np.asarray(whole[TIME])[rows][kept]
     newest = at_ms > at_ms.max() - run.pipeline.file.watch.window_ms
     return {
+        "passed": passed,
         "measured": quality.quality(score[newest], fraud[newest], bundle.policy, weight[newest]).to_json(),
         "weeks": quality.by_week(score, fraud, at_ms, bundle.policy, weight),
     }
+
+
+def _declines_unseen(run: Run, bundle: Bundle, at_ms: Any, score: F8, found: Truth) -> bool:
+    """Whether what the bundle's score declines is unknown, but for too few that were let through within the window."""
+    threshold, file = bundle.policy["decline"], run.pipeline.file
+    if threshold is None or file.declined == AS_LABELLED or file.review.learn == SAMPLED or not found.known.any():
+        return False
+    newest = found.known & (at_ms > at_ms[found.known].max() - file.watch.window_ms)
+    return int((newest & (score >= threshold) & (found.weight > 1)).sum()) < FEWEST
 
 
 # ---- history ---------------------------------------------------------------------------------------------------------

@@ -2,7 +2,8 @@
 
 Exported as they are: HistGradientBoosting (NaN included), logistic regression and random forest behind a SimpleImputer
 (without `add_indicator`), StandardScaler, soft VotingClassifier over these. A random forest that meets NaN itself is
-exported without its missing-value branches and differs by up to 0.3: `onnx_parity` on rows with NaN shows it.
+exported without its missing-value branches and differs by up to 0.3: `onnx_parity` on rows with NaN shows it. What
+HistGradientBoosting learns with `categorical_features` cannot be said in ONNX, and is refused.
 """
 
 from __future__ import annotations
@@ -45,6 +46,11 @@ def to_onnx(estimator: Any, inputs: int) -> bytes:
 
 def _exportable(estimator: Any) -> Any:
     """The same estimator with the settings that skl2onnx wants; none of them changes a probability."""
+    if np.any(getattr(estimator, "is_categorical_", None)):
+        raise RiskflowError(
+            f"{type(estimator).__name__} has learned with categorical_features, which ONNX cannot say: the exported "
+            "model would take a code for a number. Leave categorical_features out"
+        )
     if hasattr(estimator, "steps"):
         estimator = copy.copy(estimator)
         estimator.steps = [(name, _exportable(step)) for name, step in estimator.steps]

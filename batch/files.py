@@ -18,6 +18,8 @@ def whole(path: Path) -> Iterator[Path]:
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield beside
+        with beside.open("rb") as file:
+            os.fsync(file.fileno())  # else a power failure may leave the name without the content
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)

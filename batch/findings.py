@@ -114,23 +114,28 @@ def decayed(
     estimated: Mapping[str, Any] | None,
     measured: Mapping[str, Any] | None,
     chance: float,
+    passed: Mapping[str, Any] | None = None,
 ) -> list[Finding]:
     """Quality below what is left of the promise, by more than the noise of both samples.
+
+    passed: what was promised of events that the bundle does not decline, where those alone are measured.
 
     An average precision is taken for a share that was seen on the frauds (the binomial interval of Boyd, Eng and Page,
     Area Under the Precision-Recall Curve: Point Estimates and Confidence Intervals, 2013).
     """
-    frauds = promised.get("validation_frauds_seen", promised.get("validation_frauds", 0))
-    alerts = promised.get("recall", 0.0) * frauds / promised["precision"] if promised.get("precision") else 0.0
     pairs: list[tuple[str, str, float | None, float, float | None, float]] = []
-    for what, now in ((ESTIMATED, estimated), (MEASURED, measured)):
+    for what, now, promise in (
+        (ESTIMATED, estimated, promised),
+        (MEASURED, measured, promised if passed is None else passed),
+    ):
+        frauds = promise.get("validation_frauds_seen", promise.get("validation_frauds", 0))
+        then = promise.get("precision")
+        alerts = promise.get("recall", 0.0) * frauds / then if then else 0.0
         review = now["at"].get("review") if now else None
         if review:
-            then = promised.get("precision")
             pairs.append((what, "precision of alerts", review["precision"], review["seen_on"], then, alerts))
-    if measured:
-        ap, seen = measured["ap"], measured["frauds_seen"]
-        pairs.append((MEASURED, "average precision", ap, seen, promised.get("ap"), frauds))
+        if now and what == MEASURED:
+            pairs.append((what, "average precision", now["ap"], now["frauds_seen"], promise.get("ap"), frauds))
     return [
         Finding(what, name, now, then)
         for what, name, now, size, then, size_then in pairs

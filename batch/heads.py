@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from batch.archive import read_log
+from batch.read_log import read_log
 from batch.topics import stages
 from riskflow.errors import NotReady
 from riskflow.names import Names

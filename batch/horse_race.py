@@ -1,25 +1,28 @@
 """Who races, on which events, and the verdict: champion and challengers on what shadow scores and labels say of them.
 
-A race begins with the first event that all of them have scored. It ends when the horizon has passed, its events are
-mature, and enough of them are frauds; until then nobody looks at who leads. Then it is judged (batch/race.py), once:
-the verdict is kept (batch/verdicts.py), and no challenger is judged again on events on which it was judged before.
+A race begins with the first event that all of them have scored, but for those that came late. It ends when the horizon
+has passed, its events are mature, and enough of them are frauds; until then nobody looks at who leads. Then it is
+judged (batch/race.py), once: the verdict is kept (batch/verdicts.py), and no challenger is judged again on events on
+which it was judged before.
+What one of them declines is left out, unless enough of what the champion declines was let through to know it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import polars as pl
 
 from batch.backtest import Costs
+from batch.let_through import FEWEST, read_decisions
 from batch.pipeline_promotion import RaceFile
 from batch.race import COST, Entrant, Money, Result, race
 from batch.retrain import Run, collected
 from batch.shadow_scores import read_shadow_scores
-from batch.training_set import WEIGHT
+from batch.training_set import AS_LABELLED, WEIGHT
 from batch.truth import terms_of, truth
 from batch.verdicts import Verdict, judged_until_ms, read_verdict, verdict_path, write_verdict
 from riskflow.bundle import Bundle
@@ -27,10 +30,11 @@ from riskflow.columns import Text
 from riskflow.durations import duration_ms
 from riskflow.errors import RiskflowError
 from riskflow.evaluate import ID, KIND, TIME
-from riskflow.moves import Move
-from riskflow.policy import ACTIONS, DAY_MS
+from riskflow.moves import Move, is_challenger
+from riskflow.policy import ACTIONS, DAY_MS, DECLINE
 
-EVENT, AT, ENTITY, FRAUD, LOST = "event_id", "at_ms", "entity", "fraud", "lost"
+EVENT, AT, ENTITY, FRAUD, LOST, LET = "event_id", "at_ms", "entity", "fraud", "lost", "let_through"
+LATE = 0.01  # share of events that may have come so late that they are older than the race
 SCORE, ACTION = "score_{}", "action_{}"  # of a version
 
 
@@ -44,6 +48,7 @@ class Field:
     challengers: tuple[int, ...]
     begin_ms: int
     mature_ms: int  # events before this are mature
+    declines: pl.DataFrame  # those that left the race because one of them declines them; the same columns
 
     def entrant(self, version: int) -> Entrant:
         return Entrant(version, self._column(SCORE.format(version)), self._column(ACTION.format(version)))
@@ -51,7 +56,8 @@ class Field:
     def until(self, rules: RaceFile) -> Field:
         """The part that is judged: the horizon, or longer until enough frauds are in it."""
         end_ms = self.end_ms(rules)
-        return Field(self.table.filter(pl.col(AT) < end_ms), self.champion, self.challengers, self.begin_ms, end_ms)
+        table, declines = (part.filter(pl.col(AT) < end_ms) for part in (self.table, self.declines))
+        return replace(self, table=table, declines=declines, mature_ms=end_ms)
 
     def end_ms(self, rules: RaceFile) -> int:
         bad = self.table.filter(pl.col(FRAUD) > 0)[AT]
@@ -68,7 +74,8 @@ class Field:
             passed = max(0, self.mature_ms - self.begin_ms) / DAY_MS
             return f"{passed:.1f} of {horizon_ms / DAY_MS:.1f} days of the horizon are mature"
         if frauds < rules.fewest_frauds:
-            return f"{frauds} of {rules.fewest_frauds} frauds are known"
+            among = " among events that none of them declines" if len(self.declines) else ""
+            return f"{frauds} of {rules.fewest_frauds} frauds are known{among}"
         return ""
 
     def judged(self, rules: RaceFile, money: Money | None) -> Result:
@@ -78,6 +85,12 @@ class Field:
             margin=rules.margin, replicates=rules.replicates, metric=rules.metric, money=money,
             weight=self._column(WEIGHT),
         )  # fmt: skip
+
+    def declined_alone(self) -> dict[str, dict[str, int]]:
+        """Of each challenger: events that it declines and the champion let pass, and how many of them were fraud."""
+        passed = self.declines.filter(pl.col(ACTION.format(self.champion)) != DECLINE)
+        mine = {v: passed.filter(pl.col(ACTION.format(v)) == DECLINE)[FRAUD] for v in self.challengers}
+        return {str(v): {"events": len(fraud), "frauds": int(fraud.sum())} for v, fraud in mine.items()}
 
     def _column(self, name: str) -> Any:
         return self.table[name].to_numpy()
@@ -91,32 +104,58 @@ def run_race(run: Run, champion: Move, challengers: Sequence[Move]) -> Verdict:
         return kept
     rules, versions = run.pipeline.file.race, [c.version for c in challengers]
     costs = _costs(run, champion) if rules.metric == COST else None
-    field = field_of(run, champion.version, versions, costs, judged_until_ms(run, versions))
+    since_ms = max(move.at_ms for move in (champion, *challengers))
+    field = field_of(run, champion.version, versions, costs, judged_until_ms(run, versions), since_ms)
     waits = field.waits(rules)
     if waits:
         return {"winner": None, "waits": waits, "evidence": {}}
     judged = field.until(rules)
     result = judged.judged(rules, _money(judged, costs))
     span = {"first_ms": judged.begin_ms, "last_ms": judged.mature_ms, "rules": _plain(rules)}
-    verdict = {"winner": result.winner, "waits": "", "evidence": {**result.to_json(), **span}}
+    about = {**result.to_json(), "declined_alone": judged.declined_alone(), **span}
+    verdict = {"winner": result.winner, "waits": "", "evidence": about}
     write_verdict(path, verdict)
     return verdict
 
 
 def field_of(
-    run: Run, champion: int, challengers: Sequence[int], costs: Costs | None = None, from_ms: int = 0
+    run: Run,
+    champion: int,
+    challengers: Sequence[int],
+    costs: Costs | None = None,
+    from_ms: int = 0,
+    said_since_ms: int | None = None,
 ) -> Field:
-    """All events from from_ms on whose truth is known, that the champion decided and every challenger scored."""
-    events, mature_ms = _known_events(run, costs)
-    scores = _side_by_side(run, champion, challengers)
+    """All events from from_ms on whose truth is known, that the champion decided and every challenger scored.
+
+    said_since_ms: when the last of their moves was made. Before it others may have looked at what they said, and in an
+    emptied Redis their numbers may have been those of other bundles.
+    """
+    events, mature_ms = known_events(run, costs)
+    scores = _side_by_side(run, champion, challengers, said_since_ms)
     if len(scores):
         scores = scores.filter(pl.col("occurred_at") >= from_ms)
-    table = events.join(scores, on=EVENT, how="inner").sort(AT, EVENT) if len(scores) else events.clear()
-    begin_ms = int(scores["occurred_at"].min()) if len(scores) else 0  # type: ignore[arg-type]
-    return Field(table, champion, tuple(challengers), begin_ms, mature_ms)
+    table = events.join(scores, on=EVENT, how="inner").sort(AT, EVENT)
+    begin_ms = int(scores["occurred_at"].quantile(LATE, "lower")) if len(scores) else 0  # type: ignore[arg-type]
+    leaves = _out_of_sight(run, table, begin_ms)
+    return Field(table.filter(~leaves), champion, tuple(challengers), begin_ms, mature_ms, table.filter(leaves))
 
 
-def _known_events(run: Run, costs: Costs | None) -> tuple[pl.DataFrame, int]:
+def _out_of_sight(run: Run, table: pl.DataFrame, begin_ms: int) -> pl.Series:
+    """Which events leave the race: those that one of them declines, unless it is known what the champion declines.
+
+    What the champion scored highest, its best hits, left by being declined. If what a challenger scores as high stayed,
+    one that is no better would win nearly always; and a few that were let through, with all the weight, make it chance.
+    """
+    rules, none = run.pipeline.file, pl.Series([False]).new_from_index(0, len(table))
+    tried = table.filter(pl.col(AT) < begin_ms + duration_ms(rules.race.horizon))[LET].sum()
+    if rules.declined == AS_LABELLED or tried >= FEWEST:
+        return none
+    actions = [name for name in table.columns if name.startswith(ACTION.format(""))]
+    return table.select(pl.any_horizontal(LET, *(pl.col(name) == DECLINE for name in actions)).alias(LET))[LET]
+
+
+def known_events(run: Run, costs: Costs | None = None) -> tuple[pl.DataFrame, int]:
     """One line for each event whose truth is known, and the time before which events had time to get their label."""
     rows = collected(run)
     chosen = np.flatnonzero(np.asarray(rows[KIND]) == 0)
@@ -130,22 +169,28 @@ def _known_events(run: Run, costs: Costs | None) -> tuple[pl.DataFrame, int]:
     table = pl.DataFrame(
         {
             EVENT: ids.strings(), AT: np.asarray(rows[TIME])[chosen], ENTITY: entity.hashes(), FRAUD: fraud,
-            WEIGHT: weight, LOST: lost,
+            WEIGHT: weight, LOST: lost, LET: np.isin(ids.hashes(), read_decisions(run).let),
         }
     )  # fmt: skip
     return table.unique(EVENT, keep="first", maintain_order=True), terms_of(run, rows).until_ms
 
 
-def _side_by_side(run: Run, champion: int, challengers: Sequence[int]) -> pl.DataFrame:
-    """event_id, occurred_at, and score and action of each version; events that lack one are left out."""
-    found = read_shadow_scores(run.plan, run.names, run.conf.lake_folder)
+def _side_by_side(
+    run: Run, champion: int, challengers: Sequence[int], said_since_ms: int | None = None
+) -> pl.DataFrame:
+    """event_id, occurred_at, and score and action of each version; events that lack one are left out.
+
+    What a version said as a shadow does not count: people have looked at it, and let those challenge that did best.
+    """
+    found = read_shadow_scores(run.plan, run.names, run.conf.lake_folder, said_since_ms=said_since_ms)
     if not len(found):
         return found
     found = found.filter(pl.col("decided_bundle") == champion)
+    challenging = found.filter(pl.col("alias").is_in([a for a in found["alias"].unique() if is_challenger(a)]))
     mine = {"decided_score": SCORE.format(champion), "decided_action": ACTION.format(champion)}
     out = found.unique(EVENT, keep="first").select(EVENT, "occurred_at", *(pl.col(a).alias(b) for a, b in mine.items()))
     for version in challengers:
-        its = found.filter(pl.col("bundle") == version).unique(EVENT, keep="first")
+        its = challenging.filter(pl.col("bundle") == version).unique(EVENT, keep="first")
         names = {"score": SCORE.format(version), "action": ACTION.format(version)}
         out = out.join(its.select(EVENT, *(pl.col(a).alias(b) for a, b in names.items())), on=EVENT, how="inner")
     numbers = {name: number for number, name in enumerate(ACTIONS)}

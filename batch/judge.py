@@ -53,6 +53,7 @@ class Verdict:
     against: Comparison
     race: dict[str, float] = field(default_factory=dict)  # average precision of every candidate
     not_trained: dict[str, str] = field(default_factory=dict)  # candidates whose training failed, and why
+    raised: dict[str, str] = field(default_factory=dict)  # functions that raised for some rows, and what
 
     @property
     def failed(self) -> list[Gate]:
@@ -95,6 +96,7 @@ def judge(
     score = Calibration.of(points)(best.outputs)
     numbers = policy_of(plan).resolve(score, validation.fraud, validation.at_ms, validation.weight)
     figures = {**measure(plan, validation, score, numbers, pipeline.file.top_k), **_sizes(data, validation)}
+    figures["passed"] = of_passed(validation, score, numbers)
     bundle, golden = _bundle(plan, best, data, validation, points, numbers, figures, about_data, champion)
     checks = pipeline.file.checks
     beside = side_by_side(plan, validation, score, bundle, champion, checks.frauds.least or 1)
@@ -124,6 +126,20 @@ def measure(plan: Plan, rows: TrainingSet, score: F8, numbers: Numbers, top_k: i
         "top_k": top_k,
         **metrics.at_threshold(score, rows.fraud, rows.at_ms, numbers["review"], rows.weight),
         "lift_top_1": metrics.lift(score, rows.fraud, weight=rows.weight),
+    }
+
+
+def of_passed(rows: TrainingSet, score: F8, numbers: Numbers) -> dict[str, Any]:
+    """Figures of what the score does not decline: live, nobody hears of the rest."""
+    passed = score < (np.inf if numbers["decline"] is None else numbers["decline"])
+    if not passed.any():
+        return {}
+    rows, score = rows.rows(passed), score[passed]
+    return {
+        **metrics.ranking(score, rows.fraud, rows.weight),
+        **metrics.at_threshold(score, rows.fraud, rows.at_ms, numbers["review"], rows.weight),
+        "validation_frauds": rows.frauds,
+        "validation_frauds_seen": effective_rows(weights(rows.weight, len(rows)), rows.fraud),
     }
 
 

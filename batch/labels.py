@@ -16,9 +16,10 @@ import msgspec
 import polars as pl
 
 from batch import lake
-from batch.archive import archive, read_at
+from batch.archive import archive
 from batch.generations import Generations
 from batch.produce import Outgoing, send
+from batch.read_log import read_at
 from riskflow.declare import Feed
 from riskflow.evaluate import ID, KIND
 from riskflow.names import Names

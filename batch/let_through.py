@@ -24,6 +24,8 @@ from riskflow.policy import DECLINE, LET_THROUGH
 if TYPE_CHECKING:
     from batch.retrain import Run
 
+FEWEST = 30  # fewer of them do not show what is declined: each has the weight of many, and there may be none by chance
+
 _SHARE = re.escape(LET_THROUGH) + r"([0-9.e-]+)"
 
 

@@ -7,21 +7,31 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from batch.resampling import Curve
 from batch.weights import part, taken, weights
 from riskflow.columns import F8, I8
 from riskflow.policy import DAY_MS
 
 Bools = NDArray[np.bool_]
+ONCE = np.ones((1, 1))  # a draw of one entity
 
 
 def ranking(score: F8, fraud: F8, weight: F8 | None = None) -> dict[str, float | None]:
     """auc and ap; None where there is only one class. weight: how many events each row stands for."""
-    from sklearn.metrics import average_precision_score, roc_auc_score
-
     if len(np.unique(fraud)) < 2:
         return {"auc": None, "ap": None}
-    auc, ap = (m(fraud, score, sample_weight=weight) for m in (roc_auc_score, average_precision_score))
-    return {"auc": float(auc), "ap": float(ap)}
+    curve = _curve(score, fraud, weight)
+    return {"auc": float(curve.auc(ONCE)[0]), "ap": float(curve.ap(ONCE)[0])}
+
+
+def average_precision(score: F8, fraud: F8, weight: F8 | None = None) -> float | None:
+    """As in `ranking`; fraud may be the probability of it. None where there is none."""
+    return float(_curve(score, fraud, weight).ap(ONCE)[0]) if fraud.any() else None
+
+
+def _curve(score: F8, fraud: F8, weight: F8 | None) -> Curve:
+    """One that is drawn once, as it is."""
+    return Curve(fraud, score, np.zeros(len(score), np.int64), weight)
 
 
 def card_precision(score: F8, fraud: F8, card: I8, at_ms: I8, k: int, weight: F8 | None = None) -> float:

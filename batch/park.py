@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from batch.archive import Record, read_at
 from batch.generations import Generations, present_generation
+from batch.read_log import Record, read_at
 from batch.stopped import wait_until_stopped
 from batch.topics import Cluster, stages
 from riskflow.columns import n_rows

@@ -9,7 +9,7 @@ bits (`riskflow parity`).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,7 @@ from batch.truth import Truth, truth
 from riskflow.columns import Columns, Text, take
 from riskflow.declare import NUMBER, TEXT
 from riskflow.errors import NotReady
-from riskflow.evaluate import ID, KIND, TIME, empty_field
+from riskflow.evaluate import ID, KIND, TIME, Failures, empty_field
 from riskflow.hashkey import read_hash_key
 from riskflow.plan import Plan
 
@@ -42,14 +42,19 @@ Needs = Callable[[int], Mapping[str, str] | None]  # version -> feature -> finge
 
 @dataclass(frozen=True)
 class Past:
-    """Events in order of time, one row each. `folded` says why features were worked out again; empty: they were not."""
+    """Events in order of time, one row each. `folded` says why features were worked out again; empty: they were not.
+
+    failed: what functions raised meanwhile, by name; those features are NaN.
+    """
 
     columns: Columns
     folded: str
+    failed: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def says(self) -> str:
-        return f"worked out again: {self.folded}" if self.folded else "as archived"
+        failed = "".join(f"; {name} {what}" for name, what in self.failed.items())
+        return f"worked out again: {self.folded}{failed}" if self.folded else "as archived"
 
 
 def past(
@@ -69,13 +74,14 @@ def past(
     wanted: these, and what they are made of, with their fingerprints. needs: what the bundles need
     that scored live. tables: a history in files instead of the lake. fold: work features out again in any case.
     """
+    failures = Failures()
     if tables is not None:
-        whole = _undecided(_from_tables(run, tables, tell))
-        return Past(_events(run, whole, columns, from_ms, to_ms), "they come from files")
+        whole = _undecided(_from_tables(run, tables, tell, failures))
+        return Past(_events(run, whole, columns, from_ms, to_ms), "they come from files", failures.summary())
     archived = archived_rows(run, columns)
     why = "asked for" if fold else _why_fold(run, archived, wanted, needs, from_ms, to_ms)
-    whole = _with_live(with_features(run, tell), archived) if why else archived
-    return Past(_events(run, whole, columns, from_ms, to_ms), why)
+    whole = _with_live(with_features(run, tell, failures=failures), archived) if why else archived
+    return Past(_events(run, whole, columns, from_ms, to_ms), why, failures.summary())
 
 
 # ---- where features come from ----------------------------------------------------------------------------------------
@@ -103,16 +109,20 @@ def newest_event_ms(run: Run) -> int | None:
 
 
 def _filled(plan: Plan, found: Columns, wanted: Sequence[str], n: int) -> Columns:
-    """The same with every wanted column: a field or feature that was declared later is missing in older rows."""
-    kinds = {ID: TEXT, **{name: kind.kind for name, kind in plan.fields.items()}}
+    """The same with every wanted column: what was declared later is missing in older rows."""
+    kinds = dict.fromkeys((ID, *plan.entities), TEXT) | {name: kind.kind for name, kind in plan.fields.items()}
     given = (name for name in (TARGET, SOURCE) if name not in plan.fields)
     absent = set(wanted) - set(found) - set(given)
     return {**found, **{name: empty_field(kinds.get(name, NUMBER), n) for name in absent}}
 
 
-def _from_tables(run: Run, tables: Mapping[str, pl.DataFrame | None], tell: Progress | None) -> Columns:
+def _from_tables(
+    run: Run, tables: Mapping[str, pl.DataFrame | None], tell: Progress | None, failures: Failures
+) -> Columns:
     key = read_hash_key(run.plan, run.conf.keys_folder)
-    return replay(run.plan, history_columns(run.plan, tables, key), tell=tell).columns
+    replayed = replay(run.plan, history_columns(run.plan, tables, key), tell=tell)
+    failures.include(replayed.failures)
+    return replayed.columns
 
 
 def _why_fold(

@@ -9,9 +9,9 @@ watch:
   false_alarms: 0.001   chance that a look at nothing but noise says one of these
   fewest_events: 500    below it nothing is said
   retrain: false        ask for a retraining as well
-  alert_gap: 1d         at least so long between two alerts, and at most so many within 24 hours
+  alert_gap: 23h        at least so long between two alerts, and at most so many within 24 hours
   alerts_per_day: 3
-  retrain_gap: 2d       the same for retrainings
+  retrain_gap: 47h      the same for retrainings
   retrains_per_day: 1
 """
 
@@ -39,9 +39,9 @@ class Watch(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     false_alarms: Annotated[float, Meta(gt=0, le=0.1)] = 0.001
     fewest_events: Whole = 500
     retrain: bool = False
-    alert_gap: str = "1d"
+    alert_gap: str = "23h"  # a daily look comes some seconds sooner or later than a day after the last one
     alerts_per_day: Whole = 3
-    retrain_gap: str = "2d"
+    retrain_gap: str = "47h"
     retrains_per_day: Whole = 1
 
     @property

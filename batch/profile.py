@@ -1,7 +1,8 @@
 """The reference profile: what a model's inputs and its scores looked like at training, in bins.
 
 A bin holds about a tenth of the rows. A value that a tenth of them share has a bin of its own, and so has each value
-of an input with few of them; else a change within one bin would not be seen. Bins are cut, and rows counted, from
+of an input with few of them; else a change within one bin would not be seen. Of those, what lies beside the values of
+training has bins, too: nothing is in them then, so whatever comes there is news. Bins are cut, and rows counted, from
 float32, as models see values.
 """
 
@@ -73,11 +74,12 @@ def entry_of(kind: str, column: Any, weight: F8 | None = None) -> Entry:
     if kind in (CATEGORY, TEXT):
         codes, events = counted(column, weight)
         shares = {str(c): float(n / events.sum()) for c, n in zip(codes.tolist(), events.tolist(), strict=True)}
-        return {"shares": shares, "low": 0.0, **_bins(seen, 0.0, weight)}
+        return {"shares": shares, "low": 0.0, **_counted(_cuts_of_codes(seen, weight), seen, 0.0, weight)}
     known = ~np.isnan(seen)
     deciles = quantiles(seen[known].astype(np.float64), DECILES, part(weight, known)).tolist() if known.any() else None
     missing = float(np.average(~known, weights=weight)) if len(known) else 1.0
-    return {"deciles": deciles, "missing": missing, **_bins(seen, -np.inf, weight)}
+    cuts = cuts_of(seen[known], part(weight, known))
+    return {"deciles": deciles, "missing": missing, **_counted(cuts, seen, -np.inf, weight)}
 
 
 def _as_seen(column: Any) -> F4:
@@ -96,10 +98,17 @@ def psi_of(entry: Entry, column: Any, weight: F8 | None = None) -> float:
     return float(reference.psi(reference.table({"x": now}))[0])
 
 
-def _bins(seen: F4, low: float, weight: F8 | None) -> Entry:
-    known = seen >= low  # NaN is not
-    cuts = cuts_of(seen[known], part(weight, known))
+def _counted(cuts: list[float], seen: F4, low: float, weight: F8 | None) -> Entry:
     return {"cuts": cuts, "counts": _counts(cuts, low, seen, weight)}
+
+
+def _cuts_of_codes(seen: F4, weight: F8 | None) -> list[float]:
+    """A bin for each code up to the highest one, seen or not, and one for those above; as far as bins suffice."""
+    known = seen >= 0
+    highest = int(seen[known].max(initial=-1))
+    if highest >= BINS:
+        return cuts_of(seen[known], part(weight, known))
+    return [float(code) for code in range(highest + 1)][: BINS - 1]
 
 
 def _counts(cuts: list[float], low: float, seen: F4, weight: F8 | None) -> list[int]:
@@ -112,15 +121,15 @@ def _counts(cuts: list[float], low: float, seen: F4, weight: F8 | None) -> list[
 def cuts_of(values: F4, weight: F8 | None = None) -> list[float]:
     """Upper ends of all bins but the last, rising; values are known ones.
 
-    >>> cuts_of(np.repeat(np.float32([0, 1, 2]), [90, 5, 5])), cuts_of(np.float32([7, 7]))[1:]
-    ([0.0, 1.0], [7.0])
+    >>> cuts_of(np.repeat(np.float32([0, 1, 2]), [90, 5, 5]))[1:], cuts_of(np.float32([7, 7]))[1:]
+    ([0.0, 1.0, 2.0], [7.0])
     """
     if len(values) > LOOKED_AT:
         looked_at = np.linspace(0, len(values) - 1, LOOKED_AT).astype(np.int64)
         values, weight = values[looked_at], part(weight, looked_at)
     found, counts = counted(values, weight)
-    if len(found) == 1:  # what is smaller and what is larger would both be news
-        return [float(np.nextafter(found[0], np.float32(-np.inf))), float(found[0])]
+    if 0 < len(found) <= BINS - 2:  # what is smaller and what is larger would both be news
+        return [float(np.nextafter(found[0], np.float32(-np.inf))), *found.astype(float).tolist()]
     last = found if len(found) <= BINS else found[_last_of_bins(counts)]
     return [float(v) for v in last[:-1]]
 

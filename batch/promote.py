@@ -18,6 +18,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from batch import guard as guards
@@ -30,10 +31,11 @@ from riskflow.durations import duration_ms
 from riskflow.errors import RiskflowError
 from riskflow.keys import load_private_key
 from riskflow.moves import CANARY, CHAMPION, RETIRED, Move, is_challenger
-from riskflow.registry import Registry
+from riskflow.registry import Moved, Registry
 
 RAMP, GUARD = "ramp", "guard"  # who moves
 TRIES, PAUSE_S = 3, 20.0  # of a guard that cannot see
+LOOKS = 10  # at the aliases, while somebody moves them
 LATE_MS = 3_600_000  # a guard that has not spoken so long after its patience is dead
 Raced = Mapping[str, Any]
 T = TypeVar("T")
@@ -80,17 +82,21 @@ def race(run: Run) -> Summary:
 def ramp(run: Run, raced: Raced, share: float) -> Summary:
     """Makes the winner canary with this share of the first entity's ids."""
     registry, version = run.registry(), raced["winner"]
-    _check_still_on(run, registry, raced)
-    canary = registry.aliases().get(CANARY)
-    if canary is not None and canary.version != version:
-        raise Stopped(
-            f"{run.plan.name}: version {version} cannot be canary: version {canary.version} is, by {canary.who}. "
-            "Take that one off first: riskflow models retire canary"
-        )
-    if canary is None or (canary.share or 0.0) < share:
-        canary = registry.move(
-            CANARY, version, share=share, who=RAMP, why=f"ramp to {share:.0%}", private_key=_key(run)
-        )  # fmt: skip
+
+    def ramped(since: int) -> Move:
+        _check_still_on(run, registry, raced)
+        canary = registry.aliases().get(CANARY)
+        if canary is not None and canary.version != version:
+            raise Stopped(
+                f"{run.plan.name}: version {version} cannot be canary: version {canary.version} is, by {canary.who}. "
+                "Take that one off first: riskflow models retire canary"
+            )
+        if canary is not None and (canary.share or 0.0) >= share:
+            return canary
+        why = f"ramp to {share:.0%}"
+        return registry.move(CANARY, version, share=share, who=RAMP, why=why, private_key=_key(run), since=since)
+
+    canary = _undisturbed(registry, ramped)
     return {"version": version, "share": canary.share, "at_ms": canary.at_ms}
 
 
@@ -108,14 +114,17 @@ def guard(run: Run, raced: Raced) -> Summary:
 def crown(run: Run, raced: Raced, who: str = RAMP, why: str = "") -> Summary:
     """Makes the canary champion; it is canary and challenger no longer."""
     registry, version = run.registry(), raced["winner"]
-    champion = registry.champion()
-    if champion is None or champion.version != version:
+    why = why or f"won the race, passed its ramp (run {run.name})"
+
+    def crowned(since: int) -> Move:
+        champion = registry.champion()
+        if champion is not None and champion.version == version:
+            return champion
         _check_still_on(run, registry, raced)
         _canary(run, registry, version)
-        champion = registry.move(
-            CHAMPION, version, who=who, why=why or f"won the race, passed its ramp (run {run.name})",
-            private_key=_key(run),
-        )  # fmt: skip
+        return registry.move(CHAMPION, version, who=who, why=why, private_key=_key(run), since=since)
+
+    champion = _undisturbed(registry, crowned)
     return {"version": champion.version, "at_ms": champion.at_ms, "number": champion.number}
 
 
@@ -185,6 +194,17 @@ def _canary(run: Run, registry: Registry, version: int) -> Move:
     raise GuardFailed(_stop(run, version, f"It is no canary any more, {by}", for_good=for_good))
 
 
+def _undisturbed(registry: Registry, act: Callable[[int], T]) -> T:
+    """What `act` returns when no alias has moved between its look and its move; else it looks again.
+
+    It is given the number of the newest move, for the registry to compare in the transaction of its own.
+    """
+    for _ in range(LOOKS - 1):
+        with suppress(Moved):
+            return act(registry.number())
+    return act(registry.number())
+
+
 def _patiently(look: Callable[[], T]) -> T:
     """A hiccup of Kafka or of a disk stops nobody; raises what the last try raised."""
     for _ in range(TRIES - 1):
@@ -206,24 +226,37 @@ def _stop(run: Run, version: int, why: str, *, for_good: bool) -> str:
     is found by `take_back`, and the version is not raced again. Returns what people are told."""
     if for_good:
         _retire(run, version, GUARD, why)
-    registry = run.registry()
-    canary = registry.aliases().get(CANARY)
-    share = canary.share if canary is not None and canary.version == version else None
-    if share is not None:
-        registry.retire(CANARY, who=GUARD, why=why, private_key=_key(run))
+    share = _undisturbed(run.registry(), lambda since: _take_off(run, version, why, since))
     at = "" if share is None else f", canary at {share:.0%},"
     text = f"{run.plan.name}: version {version}{at} was taken back. {why}"
     alert(run.conf, run.pipeline, run.plan.name, ROLLED_BACK, text, {"version": version, "share": share, "why": why})
     return text
 
 
+def _take_off(run: Run, version: int, why: str, since: int) -> float | None:
+    """The share that this version had as canary, and has no more; None where it had none."""
+    registry = run.registry()
+    canary = registry.aliases().get(CANARY)
+    if canary is None or canary.version != version:
+        return None
+    registry.retire(CANARY, who=GUARD, why=why, private_key=_key(run), since=since)
+    return canary.share
+
+
 def _retire(run: Run, version: int, who: str, why: str) -> list[str]:
     """Takes this version off every alias by which it challenges."""
-    registry = run.registry()
-    mine = _challenging(registry, version)
-    for alias in mine:
-        registry.retire(alias, who=who, why=why, private_key=_key(run))
-    return mine
+    registry, retired = run.registry(), list[str]()
+
+    def next_one(since: int) -> str | None:
+        mine = _challenging(registry, version)
+        if not mine:
+            return None
+        registry.retire(mine[0], who=who, why=why, private_key=_key(run), since=since)
+        return mine[0]
+
+    while alias := _undisturbed(registry, next_one):
+        retired.append(alias)
+    return retired
 
 
 def _challenging(registry: Registry, version: int) -> list[str]:

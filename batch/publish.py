@@ -9,6 +9,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from batch.compare import Comparison
+from batch.files import write_text
 from batch.gates import Gate
 from batch.judge import Judged, Verdict
 from riskflow.bundle import Bundle, verify_signature
@@ -61,7 +62,7 @@ def publish(
 def write_verdict(verdict: Verdict, folder: Path) -> None:
     """verdict.json, and refusal.txt when gates failed; an older refusal goes."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / VERDICT).write_text(json.dumps(verdict.to_json(), indent=2) + "\n")
+    write_text(folder / VERDICT, json.dumps(verdict.to_json(), indent=2) + "\n")
     (folder / REFUSAL).unlink(missing_ok=True)
     if not verdict.passed:
         (folder / REFUSAL).write_text(verdict.refusal() + "\n")

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from batch.metrics import average_precision
 from batch.weights import part, weights
 from riskflow.columns import F8, I8
 from riskflow.policy import DAY_MS
@@ -79,18 +80,6 @@ def effective_rows(weight: F8, part: F8 | float = 1.0) -> float:
     """As how many rows of weight one these count. part: how much of each, from 0 to 1."""
     squares = float((weight**2 * part).sum())
     return float((weight * part).sum()) ** 2 / squares if squares else 0.0
-
-
-def average_precision(score: F8, fraud: F8, weight: F8 | None = None) -> float | None:
-    """The sum over thresholds of the gain in recall times precision, as scikit-learn has it; frauds may be parts."""
-    each = weights(weight, len(score))
-    total = float((each * fraud).sum())
-    if not total:
-        return None
-    order = np.argsort(-score, kind="stable")
-    ends = np.append(np.flatnonzero(np.diff(score[order])), len(order) - 1)
-    hits, seen = (np.cumsum(of[order])[ends] for of in (each * fraud, each))
-    return float(np.sum(np.diff(hits, prepend=0.0) * hits / seen) / total)
 
 
 def by_week(

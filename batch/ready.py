@@ -28,9 +28,9 @@ def fresh_labels(run: Run) -> dict[str, Any]:
     if before["run"] == run.name:
         return {name: before[name] for name in ("mature", "fresh", "ready")}
     mature = mature_labels(run)
-    fresh = mature - before["mature"]
+    fresh = max(0, mature - before["mature"])
     found = {"mature": mature, "fresh": fresh, "ready": fresh >= run.pipeline.file.fresh_labels}
-    if found["ready"]:
+    if found["ready"] or mature < before["mature"]:  # fewer: another lake or maturity, whose labels are counted anew
         _write(path, {**found, "run": run.name})
     return found
 

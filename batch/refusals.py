@@ -30,9 +30,9 @@ def refuse(plan: Plan, names: Names, conf: Settings, taken: Taken, rows: Columns
     """
     found = [
         _refusal(
-            names, f, r.partition, first_offset(r), e.kind, e.detail, e.where, f.name, (r.value or b"")[:REFUSED_BYTES]
+            names, f, partition, first_offset(r), e.kind, e.detail, e.where, f.name, (r.value or b"")[:REFUSED_BYTES]
         )
-        for r, e, f in taken.rejected
+        for partition, r, e, f in taken.rejected
     ]
     found += [_conflict(plan, names, rows, row) for row in conflicts]
     said = read_topic(conf.lake_folder, names.rejected)

@@ -17,6 +17,7 @@ from: the span ends where the newest archived row is as old as the maturity.
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -48,7 +49,7 @@ from riskflow.bundle import Bundle
 from riskflow.columns import Columns, concat, n_rows, take
 from riskflow.connect import connect
 from riskflow.errors import NotReady, RiskflowError
-from riskflow.evaluate import ID, KIND
+from riskflow.evaluate import ID, KIND, Failures
 from riskflow.hashkey import read_hash_key
 from riskflow.keys import load_private_key, load_public_keys
 from riskflow.names import Names, checked
@@ -62,6 +63,8 @@ NOT_TRAINED = "not_trained.json"  # in a candidate's folder: why its training fa
 FRAME, DATA, BUNDLE, PUBLISHED = "frame.parquet", "data.json", "bundle.bin", "published.json"
 SEARCH = "search"
 MANIFEST = "manifest.json"
+
+log = logging.getLogger(__name__)
 
 
 class CheckFailed(RiskflowError):
@@ -178,23 +181,25 @@ def replay_frame(run: Run) -> Summary:
     """Works out the features of all archived rows through the kernel, and writes the span that is learned from."""
     from batch import dataset
 
-    seen = seen_now(run)
-    columns = with_features(run, seen=seen)
+    seen, failures = seen_now(run), Failures()
+    columns = with_features(run, seen=seen, failures=failures)
     terms = terms_of(run, columns)
     data = span_set(run, columns, terms, seen)
-    about = _write_frame(run, data)
+    about = _write_frame(run, data, failures)
     dataset.write(dataset.of_lake(run, seen, terms, data), run.folder / MANIFEST)
     return about
 
 
-def _write_frame(run: Run, data: TrainingSet) -> Summary:
+def _write_frame(run: Run, data: TrainingSet, failures: Failures) -> Summary:
     if not len(data):
         maturity = f"{run.pipeline.maturity_ms // DAY_MS} d"
         raise CheckFailed(f"{run.plan.name}: no event is older than the maturity ({maturity})")
     data.write(run.folder / FRAME)
     span = {"from_ms": int(data.at_ms[0]), "to_ms": int(data.at_ms[-1])}
-    about = {"rows": len(data), "events": data.events, "frauds": data.frauds, **span}
-    (run.folder / DATA).write_text(json.dumps({**about, "profile": checks.profiles(run.plan, data)}))
+    about = {"rows": len(data), "events": data.events, "frauds": data.frauds, **span, "raised": failures.summary()}
+    for name, what in failures.summary().items():
+        log.warning("%s, run %s: %s %s; it is not known there", run.plan.name, run.name, name, what)
+    write_text(run.folder / DATA, json.dumps({**about, "profile": checks.profiles(run.plan, data)}))
     return about
 
 
@@ -209,8 +214,7 @@ def train(run: Run, candidate: str) -> Summary:
         given = run.given(run.folder / SEARCH / candidate)
         (trained,) = race(run.plan, data, span, [candidate], given)
     except Exception as error:
-        note.parent.mkdir(parents=True, exist_ok=True)
-        note.write_text(json.dumps(f"{type(error).__name__}: {error}"))
+        write_text(note, json.dumps(f"{type(error).__name__}: {error}"))
         raise
     note.unlink(missing_ok=True)
     return _written(run, trained)
@@ -256,7 +260,7 @@ def judge_run(run: Run, alone: bool = False) -> Summary:
     (run.folder / BUNDLE).unlink(missing_ok=True)
     if judged.bundle is not None:
         (run.folder / BUNDLE).write_bytes(judged.bundle.to_bytes())
-    verdict = replace(judged.verdict, not_trained=failed)
+    verdict = replace(judged.verdict, not_trained=failed, raised=_raised(run))
     write_verdict(verdict, run.folder)
     _leave_card(run)
     return verdict.to_json()
@@ -266,6 +270,12 @@ def _not_trained(run: Run) -> dict[str, str]:
     """Candidates whose training failed, and why."""
     notes = sorted((run.folder / "candidates").glob(f"*/{NOT_TRAINED}"))
     return {note.parent.name: str(json.loads(note.read_text())) for note in notes}
+
+
+def _raised(run: Run) -> dict[str, str]:
+    """Functions that raised for some rows while the training set was made."""
+    path = run.folder / DATA
+    return dict(json.loads(path.read_text()).get("raised", {})) if path.is_file() else {}
 
 
 def publish_run(run: Run, who: str = "retrain", why: str = "", alias: str = CHAMPION) -> Summary:
@@ -300,11 +310,11 @@ def frame_from_tables(run: Run, tables: Mapping[str, pl.DataFrame | None]) -> Su
 
     key = read_hash_key(run.plan, run.conf.keys_folder)
     given = history_columns(run.plan, tables, key)
-    columns = replay(run.plan, given).columns
-    terms = terms_of(run, columns)
-    data = span_set(run, columns, terms)
+    replayed = replay(run.plan, given)
+    terms = terms_of(run, replayed.columns)
+    data = span_set(run, replayed.columns, terms)
     _stop_at_failed(run, check_ids(run.plan, given, data, run.pipeline.file.checks))
-    about = _write_frame(run, data)
+    about = _write_frame(run, data, replayed.failures)
     dataset.write(dataset.of_tables(run, tables, terms, data), run.folder / MANIFEST)
     return about
 
@@ -319,23 +329,31 @@ def collected(run: Run) -> Columns:
     return _nonempty(run, parts)
 
 
-def with_features(run: Run, tell: Progress | None = None, seen: Seen | None = None) -> Columns:
+def with_features(
+    run: Run, tell: Progress | None = None, seen: Seen | None = None, failures: Failures | None = None
+) -> Columns:
     """The same rows with features by this plan: files in the order of time, what was streamed in its recorded order.
 
     Everything is folded again, so a feature that has changed or is new needs no other way. seen: of the lake as it was.
+    failures: gets what the use case's functions raised; those rows have NaN there, as they have in the stream.
     """
+    failures = Failures() if failures is None else failures
     generations = Generations(run.plan, run.names, run.conf.lake_folder, seen)
     parts: list[Columns] = []
     for generation in since_files(generations):
         history = generations.history(generation)
         if history is not None:
-            parts.append(replay(run.plan, base(run.plan, history), tell=tell).columns)
+            begun = replay(run.plan, base(run.plan, history), tell=tell)
+            failures.include(begun.failures)
+            parts.append(begun.columns)
         frame, scored = generations.applied(generation)
         if scored:
             rows = base(run.plan, as_columns(run.plan, frame))
             orders = stage_orders(run.plan, rows, n_rows(rows))
-            folded = fold(run.plan, rows, orders, generations.records(generation), tell).columns
-            parts.append(folded if scored == n_rows(rows) else take(folded, np.arange(scored)))
+            folded = fold(run.plan, rows, orders, generations.records(generation), tell)
+            failures.include(folded.failures)
+            mine = folded.columns
+            parts.append(mine if scored == n_rows(rows) else take(mine, np.arange(scored)))
     return _nonempty(run, [_wanted(run.plan, part) for part in parts])
 
 

@@ -23,16 +23,31 @@ COLUMNS = {
 _PLACE = [EPOCH, PARTITION, OFFSET]
 
 
+def is_external(alias: str) -> bool:
+    """Whether it is the name of another system: `external:old_engine`."""
+    return alias.startswith(EXTERNAL)
+
+
 def read_shadow_scores(
-    plan: Plan, names: Names, lake: Path, from_ms: int | None = None, to_ms: int | None = None
+    plan: Plan,
+    names: Names,
+    lake: Path,
+    from_ms: int | None = None,
+    to_ms: int | None = None,
+    said_since_ms: int | None = None,
 ) -> pl.DataFrame:
     """Effective opinions on events of [from_ms, to_ms), by event time and alias; columns as in COLUMNS.
+
+    said_since_ms: only what challengers and shadows have said from that moment on.
 
     `score` is null where it could not be worked out. Of another system `bundle` and `band` are null, and `action` is
     where it gave none; only events that were decided here are in the table.
     """
     scores = read_scores(plan, names, lake)
-    frames = [_opinions(read_topic(lake, names.shadow), scores), _external(read_topic(lake, names.external), scores)]
+    said = read_topic(lake, names.shadow)
+    if said_since_ms is not None and len(said):
+        said = said.filter(pl.col(BROKER_MS) >= said_since_ms)
+    frames = [_opinions(said, scores), _external(read_topic(lake, names.external), scores)]
     found = pl.concat([frame.select(pl.col(n).cast(kind) for n, kind in COLUMNS.items()) for frame in frames])
     if from_ms is not None:
         found = found.filter(pl.col("occurred_at") >= from_ms)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from batch.archive import read_log
+from batch.read_log import read_log
 from batch.topics import Cluster
 from riskflow.drift import Snapshot, merge
 from riskflow.errors import NotReady

@@ -34,6 +34,11 @@ class Storm:
         self._write({**raised, kind: mine[-100:]})
         return True
 
+    def forget(self, kind: str, run: str) -> None:
+        """What a run raised reached nobody: it does not count."""
+        raised = self._read()
+        self._write({**raised, kind: [one for one in raised.get(kind, []) if one["run"] != run]})
+
     def _read(self) -> dict[str, list[dict[str, Any]]]:
         return json.loads(self._path.read_text()) if self._path.is_file() else {}
 

@@ -23,7 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from batch.export import onnx_parity, to_onnx
+from batch.files import write_text
 from batch.given import Given
+from batch.metrics import average_precision
 from batch.recipes import make, recipe
 from batch.training_set import TrainingSet
 from batch.weights import fit
@@ -66,7 +68,7 @@ class Trained:
         for name, content in self.models.items():
             (folder / f"{name}.onnx").write_bytes(content)
         np.save(folder / "outputs.npy", self.outputs)
-        (folder / "trained.json").write_text(json.dumps({name: getattr(self, name) for name in _AS_JSON}))
+        write_text(folder / "trained.json", json.dumps({name: getattr(self, name) for name in _AS_JSON}))
 
     @classmethod
     def read(cls, folder: Path) -> Trained:
@@ -232,10 +234,8 @@ class Learner:
         return self._outputs[key]
 
     def _average_precision(self, rows: NDArray[np.bool_], outputs: F8) -> float:
-        from sklearn.metrics import average_precision_score
-
         weight = None if self.data.weight is None else self.data.weight[rows]
-        return float(average_precision_score(self.data.fraud[rows], outputs, sample_weight=weight))
+        return average_precision(outputs, self.data.fraud[rows], weight) or 0.0
 
     def _enough(self, rows: NDArray[np.bool_]) -> bool:
         return bool(self.data.fraud[rows].sum() >= FEWEST_FRAUDS)

@@ -136,10 +136,12 @@ def resolve_labels(
 ) -> Labels:
     """What is known of each event before a moment: the strongest source wins, then the newest label.
 
-    columns: rows of all feeds. sources: strongest first; any other is weaker than all of these.
+    columns: rows of all feeds. sources: strongest first; any other is weaker than all of these. A label without a
+    verdict says nothing.
     """
     feed = label_feed(plan)
     mine = (columns[KIND] == plan.kind(feed.name)) & (np.asarray(columns[TIME]) < known_before_ms)
+    mine &= ~np.isnan(np.asarray(columns[TARGET], np.float64))
     rows = take({n: columns[n] for n in (TIME, str(feed.about), TARGET, SOURCE) if n in columns}, np.flatnonzero(mine))
     events = _text(rows[str(feed.about)]).hashes()
     strength = _strength(rows, sources)

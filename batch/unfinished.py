@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from batch.archive import read_log
 from batch.generations import base
 from batch.lake import NOWHERE, ROW_KEY
+from batch.read_log import read_log
 from riskflow.columns import Columns, Text, concat, n_rows, partition_of, take
 from riskflow.declare import TEXT, Feed
 from riskflow.errors import EventRejected, NotReady
@@ -104,7 +104,7 @@ class Taken:
 
     positions: dict[tuple[str, int], int] = field(default_factory=dict)
     rows: list[Columns] = field(default_factory=list)
-    rejected: list[tuple[Any, EventRejected, Feed]] = field(default_factory=list)
+    rejected: list[tuple[int, Any, EventRejected, Feed]] = field(default_factory=list)
 
 
 class HalfSent:
@@ -137,7 +137,7 @@ class HalfSent:
                     rows.append(decoder.message(record.value, record.timestamp))
                     offsets.append(record.offset)
                 except EventRejected as error:
-                    self.taken.rejected.append((record, error, feed))
+                    self.taken.rejected.append((partition, record, error, feed))
                 except Parked:
                     continue
         if rows:

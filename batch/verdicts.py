@@ -7,6 +7,7 @@ more on the same events, alone and with more of alpha.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -22,8 +23,11 @@ Verdict = dict[str, Any]
 
 
 def verdict_path(run: Run, champion: Move, challengers: Sequence[Move]) -> Path:
-    numbers = "-".join(str(number) for number in sorted(c.number for c in challengers))
-    return _folder(run) / f"race-{champion.number}-{numbers}.json"
+    """Numbers for people; in an emptied Redis they begin anew, so the moves' signatures tell them apart."""
+    field = [champion, *sorted(challengers, key=lambda move: move.number)]
+    numbers = "-".join(str(move.number) for move in field)
+    moves = hashlib.sha256("".join(move.signature for move in field).encode()).hexdigest()
+    return _folder(run) / f"race-{numbers}-{moves[:12]}.json"
 
 
 def read_verdict(path: Path) -> Verdict | None:

@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from batch.archive import read_log
+from batch.read_log import read_log
 from batch.topics import Cluster
 from riskflow.columns import Columns
 from riskflow.evaluate import ID, KIND

@@ -79,7 +79,9 @@ def _features(features: list[dict[str, Any]], every: bool) -> None:
 
 def _quality(found: Mapping[str, Any]) -> None:
     sides = {"promised": found["promised"]} if found["promised"] else {}
-    sides |= {name: _flat(found[name]) for name in ("estimated", "measured") if found[name]}
+    sides |= {"estimated": _flat(found["estimated"])} if found["estimated"] else {}
+    sides |= {"of passed": found["passed"]} if found["passed"] else {}  # what measured is held against
+    sides |= {"measured": _flat(found["measured"])} if found["measured"] else {}
     if not sides:
         return
     print(f"\n{'':26}" + "".join(f"{side:>12}" for side in sides))

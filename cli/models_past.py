@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from riskflow.registry import Registry
 
 Version = Annotated[str, typer.Argument(help="a version, or an alias such as champion")]
+Compared = Annotated[str, typer.Argument(help="a version, an alias, or external:SYSTEM for what another system says")]
 SAME = "="
 
 
@@ -69,12 +70,21 @@ def history(
         typer.echo(_raced(race))
 
 
-def compare(a: Version, b: Version, usecase: UseCase = "card_fraud", as_json: Json = False) -> None:
+def compare(a: Compared, b: Compared, usecase: UseCase = "card_fraud", as_json: Json = False) -> None:
     """Two versions side by side: figures, data, features, policy, code, parent.
 
     riskflow models compare champion challenger
+
+    Or one and another system, by what both have said of the same archived events.
+
+    riskflow models compare champion external:old_engine
     """
+    from batch.shadow_scores import is_external
+
     registry = open_registry(usecase)
+    if is_external(a) or is_external(b):
+        _compare_with_external(registry, a, b, as_json)
+        return
     sides = [_bundle(registry, name) for name in (a, b)]
     rows = compared(*(facts(registry, bundle) for bundle in sides))
     if as_json:
@@ -89,6 +99,31 @@ def compare(a: Version, b: Version, usecase: UseCase = "card_fraud", as_json: Js
         ],
         "there is nothing to compare",
     )
+
+
+def _compare_with_external(registry: Registry, a: str, b: str, as_json: bool) -> None:
+    from batch.external import beside_external
+    from batch.retrain import Run
+    from batch.shadow_scores import is_external
+    from cli.common import load_plan
+    from riskflow.errors import RiskflowError
+    from riskflow.settings import settings
+
+    if is_external(a) and is_external(b):
+        raise RiskflowError(f"{a} and {b} are both other systems. Compare each with a version, or with the champion")
+    name, system = (b, a) if is_external(a) else (a, b)
+    version = version_of(registry, name)
+    run = Run.of(load_plan(registry.names.usecase), settings(), "compare")
+    found = beside_external(run, version, system)
+    sides = dict(zip((name, system), found, strict=True))
+    rows = [(fact, sides[a][fact], sides[b][fact]) for fact in found[0]]
+    if as_json:
+        facts = {fact: {"a": left, "b": right} for fact, left, right in rows}
+        names = {side: name if is_external(name) else version for side, name in (("a", a), ("b", b))}
+        typer.echo(json.dumps({**names, "facts": facts}))
+        return
+    head = ["", *(side if is_external(side) else f"{side} ({version})" for side in (a, b))]
+    table(head, [[fact, number(left), number(right)] for fact, left, right in rows], "there is nothing to compare")
 
 
 def lineage(version: Version = "champion", usecase: UseCase = "card_fraud", as_json: Json = False) -> None:

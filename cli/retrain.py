@@ -17,10 +17,9 @@ Why = Annotated[str, typer.Option(help="the reason, for the history")]
 Days = Annotated[int | None, typer.Option("--train-days", min=2, help="learn from so many days instead of the span")]
 Alias = Annotated[
     str,
-    typer.Option(help="champion, challenger, challenger:NAME, shadow; default: as `promotion` in pipeline.yaml says"),
+    typer.Option(help="champion, challenger, shadow, also with :NAME; default: as `promotion` in pipeline.yaml says"),
 ]
 Layer = Annotated[str | None, typer.Option(help="train this layer alone, beside the champion's others (with --local)")]
-ALIASES = ("champion", "challenger", "shadow")
 Local = Annotated[bool, typer.Option("--local", help="run the same steps here, without Airflow")]
 
 
@@ -55,7 +54,7 @@ def retrain(
     here = {"layer": layer, "trials": trials, "search_seconds": search_seconds}
     if not local and any(value is not None for value in here.values()):
         raise typer.BadParameter("--layer, --trials and --search-seconds are for --local; Airflow reads pipeline.yaml")
-    _check(usecase, alias, local)
+    _check(usecase, alias)
     with progress() as shown:
         published = _here(usecase, {**asked, **here}, shown) if local else _by_airflow(usecase, asked, shown)
     summary = {**published, "seconds": round(time.monotonic() - started, 1)}
@@ -65,15 +64,15 @@ def retrain(
         print(f"{usecase}: version {summary['version']} is published as {summary['alias']} ({summary['seconds']} s)")
 
 
-def _check(usecase: str, alias: str, local: bool) -> None:
+def _check(usecase: str, alias: str) -> None:
     """What Airflow would answer with a page, said in a line before it is asked."""
     from cli.common import check_usecase
-    from riskflow.moves import is_beside
+    from riskflow.moves import CHAMPION, is_beside
 
     check_usecase(usecase)
-    if alias not in ("", *ALIASES) and not (local and is_beside(alias)):
-        names = f"{', '.join(ALIASES)}" + (", challenger:NAME or shadow:NAME" if local else "")
-        raise typer.BadParameter(f"--alias {alias!r}: a new bundle becomes one of {names}")
+    if alias not in ("", CHAMPION) and not is_beside(alias):
+        names = "champion, challenger, challenger:NAME, shadow or shadow:NAME"
+        raise typer.BadParameter(f"--alias {alias!r}: a new bundle becomes {names}")
 
 
 def _by_airflow(usecase: str, asked: dict[str, Any], shown: Progress) -> dict[str, Any]:

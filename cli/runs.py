@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -24,6 +25,7 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(no_args_is_help=True, help="The history of task runs: what ran, how long, how it ended.")
     group.command("list")(list_)
     group.command()(failed)
+    group.command()(again)
     app.add_typer(group, name="runs")
     app.command()(pools)
     app.command(hidden=True)(step)
@@ -43,7 +45,25 @@ def failed(usecase: Usecase = "card_fraud", limit: Limit = 40, as_json: Json = F
     for task in found if not as_json else []:
         index = f" --map-index {task.map_index}" if task.map_index >= 0 else ""
         print(f"\n{task.dag}.{task.name}, run {task.dag_run}\n  {task.error}")
-        print(f"  again: clear {task.task}{index} of this run in Airflow, with what comes after it")
+        print(f"  again: riskflow runs again {task.dag} {shlex.quote(task.dag_run)} {task.task}{index}")
+
+
+def again(
+    dag: Annotated[str, typer.Argument(help="as `riskflow runs failed` names it: card_fraud_retrain")],
+    run: Annotated[str, typer.Argument(help="the run, by Airflow's name")],
+    task: Annotated[str, typer.Argument(help="the task")],
+    map_index: Annotated[int, typer.Option(help="which one, where there are several: a candidate, a day")] = -1,
+    as_json: Json = False,
+) -> None:
+    """Do one task of a run again, alone, and then what comes after it; Airflow must run."""
+    from batch.airflow_client import Airflow
+    from riskflow.errors import RiskflowError
+    from riskflow.settings import settings
+
+    found = Airflow.of(settings()).again(dag, run, task, map_index)
+    if not found:
+        raise RiskflowError(f"{dag}, run {run} has no task {task!r} of that number. See `riskflow runs failed`")
+    print(json.dumps(found) if as_json else f"runs again: {', '.join(found)}")
 
 
 def pools(as_json: Json = False) -> None:

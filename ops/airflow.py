@@ -31,6 +31,7 @@ PARTS = {
     "airflow-scheduler": "scheduler --skip-serve-logs",
     "airflow-dags": "dag-processor",
 }
+WAKE_S = 20
 SECRETS = ("AIRFLOW__API_AUTH__JWT_SECRET", "AIRFLOW__API__SECRET_KEY", "AIRFLOW__CORE__FERNET_KEY")
 
 
@@ -64,7 +65,7 @@ def environment(home: Path, port: int) -> dict[str, str]:
         "AIRFLOW_HOME": str(folder),
         "AIRFLOW__CORE__DAGS_FOLDER": str(load().dags),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-        "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
+        "AIRFLOW__CORE__EXECUTOR": "ops.warm_executor.WarmExecutor",
         "AIRFLOW__CORE__PARALLELISM": "2",
         "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{url}/execution/",
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": f"{load().airflow_user}:admin",
@@ -74,6 +75,7 @@ def environment(home: Path, port: int) -> dict[str, str]:
         "AIRFLOW__API__PORT": str(port),
         "AIRFLOW__API__BASE_URL": url,
         "AIRFLOW__API__WORKERS": "1",
+        "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.5",  # a task waits so long for the one before it
         "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "10",
         "AIRFLOW__DAG_PROCESSOR__PARSING_PROCESSES": "1",
         # Tasks train side by side: with as many threads as cores each, they wait for one another.
@@ -88,6 +90,7 @@ def address(port: int) -> str:
 
 def problem(url: str) -> str | None:
     """Why Airflow cannot run a DAG yet; None when API, database, scheduler and DAG processor are all well."""
+    _wake(url)
     try:
         with urllib.request.urlopen(f"{url.rstrip('/')}/api/v2/monitor/health", timeout=3) as answer:
             health = json.load(answer)
@@ -96,6 +99,14 @@ def problem(url: str) -> str | None:
     needed = ("metadatabase", "scheduler", "dag_processor")
     ill = [part for part in needed if (health.get(part) or {}).get("status") != "healthy"]
     return f"{url}: not healthy: {', '.join(ill)}" if ill else None
+
+
+def _wake(url: str) -> None:
+    """The part of the API that tasks talk to is built when it is first asked, which takes 3 s of CPU: here, so that the
+    first task need not wait for it. It may run elsewhere, so no answer is no fault.
+    """
+    with contextlib.suppress(OSError):
+        urllib.request.urlopen(f"{url.rstrip('/')}/execution/health", timeout=WAKE_S).close()
 
 
 def executable() -> str:

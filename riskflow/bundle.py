@@ -324,9 +324,10 @@ def _check_shape(bundle: Bundle) -> None:
         raise BundleRefused(
             f"corrupted: {_who(bundle)} lists the files {sorted(manifest['files'])}, holds {sorted(names)}"
         )
+    known = [*names]  # a list may be asked for anything that JSON can say
     for model in manifest["models"]:
-        usable = isinstance(model, dict) and model.get("file") in names and isinstance(model.get("inputs"), list)
-        if not usable or ("trees" in model and model["trees"] not in names):
+        usable = isinstance(model, dict) and model.get("file") in known and isinstance(model.get("inputs"), list)
+        if not usable or ("trees" in model and model["trees"] not in known):
             raise BundleRefused(f"corrupted: {_who(bundle)} names a model without its file or inputs: {model!r}")
 
 

@@ -39,6 +39,16 @@ class Failures:
         self.counts[name] = self.counts.get(name, 0) + rows
         self.examples[name] = f"{type(error).__name__}: {error}"
 
+    def include(self, others: Failures) -> None:
+        """Counts what others have counted as well."""
+        for name, rows in others.counts.items():
+            self.counts[name] = self.counts.get(name, 0) + rows
+            self.examples[name] = others.examples[name]
+
+    def summary(self) -> dict[str, str]:
+        """Function -> in how many rows it raised, and what; as JSON values."""
+        return {name: f"raised in {rows} rows, such as {self.examples[name]}" for name, rows in self.counts.items()}
+
 
 @dataclass
 class Observation:

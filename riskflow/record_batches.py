@@ -70,44 +70,10 @@ class Record:
     timestamp: int
     timestamp_type: int
     key: bytes | None
-    value: bytes | None
+    value: Any
     headers: tuple[()] = ()
     checksum: None = None
     size_in_bytes: int = 0
-
-
-class Batches:
-    """What a fetch brought from one partition; stands in for a client's `MemoryRecords`."""
-
-    read: Callable[[bytes], Any]  # the client's reader of one batch
-    crc: Callable[[bytes], int]
-
-    def __init__(self, data: bytes) -> None:
-        self._data, self._at = memoryview(data), 0
-
-    def size_in_bytes(self) -> int:
-        """Bytes of the whole fetch."""
-        return len(self._data)
-
-    def has_next(self) -> bool:
-        """Whether another whole batch follows; a fetch may end within one."""
-        return self._end() is not None
-
-    def next_batch(self) -> Any:
-        """The next batch, None after the last one."""
-        end = self._end()
-        if end is None:
-            return None
-        raw, self._at = bytes(self._data[self._at : end]), end
-        if len(raw) < HEADER.size or raw[MAGIC_AT] < 2:
-            return self.read(raw)  # of a Kafka before 0.11
-        return Batch(raw, self.read, self.crc)
-
-    def _end(self) -> int | None:
-        if len(self._data) - self._at < LENGTH.size:
-            return None
-        end = self._at + LENGTH.size + int(LENGTH.unpack_from(self._data, self._at)[1])
-        return end if end <= len(self._data) else None
 
 
 class Batch:
@@ -152,6 +118,41 @@ class Batch:
         last: int = self._client.next_offset - 1
         value = Unreadable.of(self._raw, first, last, error)
         return Record(last, self._client.max_timestamp, self._client.timestamp_type, None, value)
+
+
+class Batches:
+    """What a fetch brought from one partition; stands in for a client's `MemoryRecords`."""
+
+    read: Callable[[bytes], Any]  # the client's reader of one batch
+    crc: Callable[[bytes], int]
+    batch: type[Batch] = Batch
+
+    def __init__(self, data: bytes) -> None:
+        self._data, self._at = memoryview(data), 0
+
+    def size_in_bytes(self) -> int:
+        """Bytes of the whole fetch."""
+        return len(self._data)
+
+    def has_next(self) -> bool:
+        """Whether another whole batch follows; a fetch may end within one."""
+        return self._end() is not None
+
+    def next_batch(self) -> Any:
+        """The next batch, None after the last one."""
+        end = self._end()
+        if end is None:
+            return None
+        raw, self._at = bytes(self._data[self._at : end]), end
+        if len(raw) < HEADER.size or raw[MAGIC_AT] < 2:
+            return self.read(raw)  # of a Kafka before 0.11
+        return self.batch(raw, self.read, self.crc)
+
+    def _end(self) -> int | None:
+        if len(self._data) - self._at < LENGTH.size:
+            return None
+        end = self._at + LENGTH.size + int(LENGTH.unpack_from(self._data, self._at)[1])
+        return end if end <= len(self._data) else None
 
 
 def expanded(raw: bytes) -> bytes:

@@ -44,6 +44,10 @@ class Overtaken(RiskflowError):
     """Somebody published a newer version while this one was on its way; the alias was left alone."""
 
 
+class Moved(RiskflowError):
+    """An alias has moved since the caller looked; nothing was done. Look again."""
+
+
 class Change(NamedTuple):
     """Where an alias shall point."""
 
@@ -78,6 +82,10 @@ class Registry:
 
     def champion(self) -> Move | None:
         return self.aliases().get(CHAMPION)
+
+    def number(self) -> int:
+        """Of the newest move; 0 before the first one."""
+        return _last_number(self.client, _readable(self.client.hgetall(self.names.aliases)), self.names)
 
     def history(self, alias: str | None = None) -> list[Move]:
         """All moves, oldest first."""
@@ -139,18 +147,25 @@ class Registry:
         public_keys: PublicKeys | None = None,
         share: float | None = None,
         forward: bool = False,
+        since: int | None = None,
     ) -> Move:
         """Points an alias at a stored version. The bundle's signature is checked with public_keys (default: own).
 
         forward: only if no newer version took the alias in between; else Overtaken is raised.
+        since: only if this is still the number of the newest move, of whatever alias; else Moved is raised.
         What stood at the version that becomes champion is taken off in the same transaction: the canary has arrived,
         and a shadow would be compared with itself.
         """
         bundle = self._verified(version, public_keys or public_keys_of(private_key))
-        return self._move(alias, bundle, private_key, who, why, share=share, forward=forward)
+        return self._move(alias, bundle, private_key, who, why, share=share, forward=forward, since=since)
 
-    def retire(self, alias: str, *, who: str, why: str, private_key: Ed25519PrivateKey) -> Move:
-        """Takes an alias off. RiskflowError for the champion, NotReady for an alias that points at nothing."""
+    def retire(
+        self, alias: str, *, who: str, why: str, private_key: Ed25519PrivateKey, since: int | None = None
+    ) -> Move:
+        """Takes an alias off. RiskflowError for the champion, NotReady for an alias that points at nothing.
+
+        since: as with `move`.
+        """
         if alias == CHAMPION:
             raise RiskflowError(
                 f"the {CHAMPION} cannot be taken off: somebody has to decide. Point it elsewhere: riskflow models "
@@ -162,7 +177,7 @@ class Registry:
                 raise NotReady(f"{alias!r} points at nothing. See: riskflow models list")
             return [Change(alias, RETIRED)]
 
-        return self._changed(changes, private_key, who, why)
+        return self._changed(changes, private_key, who, why, since=since)
 
     def rollback(
         self,
@@ -216,6 +231,7 @@ class Registry:
         share: float | None = None,
         forward: bool = False,
         back: bool = False,
+        since: int | None = None,
     ) -> Move:
         """forward: only if no newer version has the alias already; back: a canary goes with what it came for."""
         check_alias(alias, share)
@@ -232,7 +248,7 @@ class Registry:
             wanted = Change(alias, bundle.version, bundle.content_hash, share)
             return [wanted, *(Change(a, RETIRED) for a in off)]
 
-        return self._changed(changes, private_key, who, why, bundle.version)
+        return self._changed(changes, private_key, who, why, bundle.version, since)
 
     def _changed(
         self,
@@ -241,6 +257,7 @@ class Registry:
         who: str,
         why: str,
         version: int = RETIRED,
+        since: int | None = None,
     ) -> Move:
         """One transaction of several moves, worked out of where the aliases stand; returns the first of them.
 
@@ -252,13 +269,15 @@ class Registry:
             if version != RETIRED and not pipe.exists(bundle_key):
                 raise self._gone(version)
             found = _readable(pipe.hgetall(self.names.aliases))
-            first, at_ms = _last_number(pipe, found, self.names) + 1, _now_ms()
+            last, at_ms = _last_number(pipe, found, self.names), _now_ms()
+            if since not in (None, last):
+                raise Moved(f"{self.names.usecase}: move {last} came in between. See: riskflow models history")
             moves = [
                 Move(
                     tag(self.names), c.alias, c.version, c.bundle_hash, number, at_ms, who, why,
                     (found[c.alias].version or None) if c.alias in found else None, c.share,
                 ).signed(private_key)
-                for number, c in enumerate(changes(found), first)
+                for number, c in enumerate(changes(found), last + 1)
             ]  # fmt: skip
             pipe.multi()
             pipe.hset(self.names.aliases, mapping={move.alias: move.to_json() for move in moves})

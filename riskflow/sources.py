@@ -52,7 +52,20 @@ def compiled_source(name: str, function: Callable[..., Any]) -> tuple[str, str]:
     What it refers to stands under names made of module and name, so marks of several modules do not meet.
     """
     texts: dict[str, str] = {}
-    return _compiled(name, function, texts), "\n\n".join(texts.values())
+    own = _compiled(name, function, texts)
+    if any("[" in text for text in texts.values()):
+        own = _guarded(own, function, texts)
+    return own, "\n\n".join(texts.values())
+
+
+def _guarded(own: str, function: Callable[..., Any], texts: dict[str, str]) -> str:
+    """The same with NaN where it looks behind the end of a tuple: all else that could raise gives NaN by itself."""
+    guarded, given = f"guarded_{own}", ", ".join(inspect.signature(function).parameters)
+    texts[guarded] = (
+        f"@njit(error_model='numpy')\ndef {guarded}({given}):\n    try:\n        found = 1.0 * {own}({given})\n"
+        "    except Exception:\n        found = np.nan\n    return found"
+    )
+    return guarded
 
 
 def _compiled(mark: str, function: Callable[..., Any], texts: dict[str, str]) -> str:

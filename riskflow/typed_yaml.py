@@ -15,6 +15,7 @@ from riskflow.errors import DeclarationError
 
 T = TypeVar("T")
 Lines = dict[str, int]  # "$.rules[0].when" -> line, from 1
+DEEPEST = 60  # of values within values: deeper is an alias that holds itself
 
 
 def read_typed(path: Path, shape: type[T]) -> tuple[T, Lines]:
@@ -69,21 +70,35 @@ def _data(path: Path, lines: Lines) -> Any:
         root = yaml.compose(path.read_text(encoding="utf-8"), yaml.SafeLoader)
     except OSError as error:
         raise DeclarationError(shown(path), f"cannot be read ({error.strerror})", f"Write {path}") from None
+    except UnicodeDecodeError as error:
+        raise DeclarationError(shown(path), f"is not UTF-8 ({error.reason})", "Save it as UTF-8") from None
     except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        at = f"{shown(path)}, line {line}"
-        raise DeclarationError(at, f"is not YAML ({error.problem})", "Mend the line") from None
+        raise _no_yaml(path, error) from None
+    except yaml.YAMLError as error:  # a character that no YAML may hold
+        raise DeclarationError(shown(path), f"is not YAML ({str(error).splitlines()[0]})", "Take it out") from None
     return _plain(path, root, "$", lines) if root is not None else {}
 
 
+def _no_yaml(path: Path, error: yaml.MarkedYAMLError) -> DeclarationError:
+    line = error.problem_mark.line + 1 if error.problem_mark else 1
+    return DeclarationError(f"{shown(path)}, line {line}", f"is not YAML ({error.problem})", "Mend the line")
+
+
 def _plain(path: Path, node: Any, place: str, lines: Lines) -> Any:
+    if place.count(".") + place.count("[") > DEEPEST:
+        raise DeclarationError(where(path, lines, "$"), "holds itself, or is nested without end", "Leave the alias out")
     lines[place] = node.start_mark.line + 1
     if isinstance(node, yaml.SequenceNode):
         return [_plain(path, child, f"{place}[{i}]", lines) for i, child in enumerate(node.value)]
     if not isinstance(node, yaml.MappingNode):
-        return yaml.SafeLoader("").construct_object(node)
+        try:
+            return yaml.SafeLoader("").construct_object(node)
+        except yaml.MarkedYAMLError as error:  # a tag that is none of YAML's own
+            raise _no_yaml(path, error) from None
     out: dict[Any, Any] = {}
     for key, child in node.value:
+        if not isinstance(key, yaml.ScalarNode):
+            raise DeclarationError(where(path, lines, place), "has a key that is no word", "Name it by one word")
         if key.value in out:
             raise DeclarationError(where(path, lines, place), f"has {key.value!r} twice", "Keep one of them")
         lines[f"{place}.{key.value}"] = key.start_mark.line + 1

@@ -17,7 +17,6 @@ import numpy as np
 
 from batch import metrics
 from batch.bundling import plain
-from batch.quality import average_precision
 from batch.train import Trained
 from batch.training_set import TrainingSet
 from batch.weights import weights
@@ -193,7 +192,7 @@ def _reached(scorer: Scorer, values: Mapping[str, Any], rows: TrainingSet) -> fl
     outputs: dict[str, F8] = {}
     for layer in scorer.layers:
         outputs[layer.name] = layer.run({**values, **outputs}, len(rows))
-    return average_precision(outputs[scorer.layers[-1].name], rows.fraud, rows.weight) or 0.0
+    return metrics.average_precision(outputs[scorer.layers[-1].name], rows.fraud, rows.weight) or 0.0
 
 
 # ---- environment -----------------------------------------------------------------------------------------------------

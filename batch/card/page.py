@@ -17,13 +17,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from batch.card.pictures import bars, pictures
+from batch.training_set import SAMPLED, WEIGHTED
 from riskflow.bundle import Bundle
 from riskflow.connect import ERRORS
 from riskflow.declare import CATEGORY, TEXT
+from riskflow.durations import duration_ms
 from riskflow.errors import RiskflowError
 from riskflow.explain import show, words
 
 if TYPE_CHECKING:
+    from batch.pipeline import PipelineFile
     from batch.retrain import Run
 
 FILE, VERDICT, BUNDLE = "card.html", "verdict.json", "bundle.bin"
@@ -108,6 +111,7 @@ def shown(run: Run, bundle: Bundle, *, published: bool) -> dict[str, Any]:
         "importance_bars": bars("importance", drops[:IMPORTANCES], "fall of average precision") if drops else "",
         "features": features(run, bundle), "look": _look(run, bundle), "forecast": _forecast(run, bundle),
         "moves": _moves(run, bundle) if published else [], "pipeline": run.pipeline.file,
+        "silence": silence(run.pipeline.file),
         "bytes": {name: len(content) for name, content in sorted(bundle.files.items())},
     }  # fmt: skip
 
@@ -141,6 +145,15 @@ def wishes(policy: Mapping[str, Any]) -> str:
         stated = [f"{words(name)} {number(value)}" for name, value in wish.items() if value is not None]
         parts.append(f"{words(action)}: {', '.join(stated)}")
     return "; ".join(parts)
+
+
+def silence(file: PipelineFile) -> str:
+    """What an event without a label counts as."""
+    longest = max([file.maturity, *file.label_maturity.values()], key=duration_ms)
+    if file.review.learn == SAMPLED:
+        return f"only sampled events that somebody has labelled count, once they are {longest} old"
+    declined = ", a declined one as unknown" if file.declined == WEIGHTED else ""
+    return f"an event without one counts as genuine after {longest}{declined}; younger ones are left out"
 
 
 def features(run: Run, bundle: Bundle) -> list[dict[str, Any]]:

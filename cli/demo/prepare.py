@@ -63,16 +63,25 @@ def rebuild(stage: Stage) -> str:
     return f"{stage.facts['history']}; records: {people} ({done.seconds:.1f} s)"
 
 
-def start_worker(stage: Stage) -> str:
-    """They import and compile while the first model learns; the worker says that it waits for a bundle."""
+def start_worker_and_api(stage: Stage) -> str:
+    """They import and compile while the first model learns."""
     from ops import ports
 
-    metrics, web = ports.choose(USUAL_METRICS_PORT), ports.choose(USUAL_WEB_PORT)
-    stage.addresses["metrics"] = f"http://{ports.HOST}:{metrics}/metrics"
+    start_worker(stage)
+    web = ports.choose(USUAL_WEB_PORT)
     stage.addresses["serving"] = f"http://{ports.HOST}:{web}"
-    stage.worker = processes.launch(stage.home, "worker", "worker", stage.plan.name, RISKFLOW_METRICS_PORT=str(metrics))
     processes.launch(stage.home, "serve", "serve", "--port", str(web))
     return stage.addresses["serving"]
+
+
+def start_worker(stage: Stage) -> str:
+    """It says that it waits for a bundle."""
+    from ops import ports
+
+    metrics = ports.choose(USUAL_METRICS_PORT)
+    stage.addresses["metrics"] = f"http://{ports.HOST}:{metrics}/metrics"
+    stage.worker = processes.launch(stage.home, "worker", "worker", stage.plan.name, RISKFLOW_METRICS_PORT=str(metrics))
+    return stage.addresses["metrics"]
 
 
 def first_bundle(stage: Stage) -> str:

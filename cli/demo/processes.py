@@ -77,9 +77,15 @@ class Keeper:
             raise NotReady(f"Airflow did not start. {log_end(self._home, 'keeper')}")
         return line
 
+    def let_go(self) -> None:
+        """Closing its input tells it to end; nothing waits for it yet."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+
     def stop(self) -> None:
-        """Closing its input tells it to end."""
-        self._process.communicate()
+        """Tells it to end, and waits until it has."""
+        self.let_go()
+        self._process.wait()
 
 
 class Command:

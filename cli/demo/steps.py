@@ -11,7 +11,7 @@ STEPS: list[tuple[str, Callable[[Stage], str]]] = [
     ("Kafka and Redis start while a town is invented", prepare.begin),
     ("Keys that sign bundles", prepare.keys),
     ("The past goes through the kernel", prepare.rebuild),
-    ("A worker and the web API start", prepare.start_worker),
+    ("A worker and the web API start", prepare.start_worker_and_api),
     ("A first model learns", prepare.first_bundle),
     ("The worker is ready", prepare.wait_ready),
     ("Payments stream", flow.stream),

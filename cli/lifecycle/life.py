@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 
+from cli.demo import flow
 from cli.demo.flow import watch
 from cli.lifecycle.stage import RUN_S, USECASE, Life, failed, follow, must
 from riskflow.durations import duration_ms
@@ -93,7 +94,8 @@ def drift(stage: Life) -> str:
     if stage.quick:
         stage.weather.spoils = True
     before = {run["dag_run_id"] for run in stage.airflow.runs(f"{USECASE}_retrain")}
-    _town_time(stage, stage.weather.now_ms + 2 * DAY_MS, "two days of other payments")
+    window_ms = duration_ms(stage.pipeline.file.watch.window)
+    _town_time(stage, stage.weather.now_ms + window_ms + DAY_MS // 4, "a window of other payments")
     _archive(stage)
     run_id = stage.airflow.trigger(f"{USECASE}_drift", {})
     must(follow(stage, "drift", run_id) == "success", f"the look at drift failed: {failed(stage, 'drift', run_id)}")
@@ -177,6 +179,12 @@ def roll_back(stage: Life) -> str:
     stage.found["rollback_s"] = round(took_s, 3)
     must(took_s < 2.0, f"the rollback took {took_s:.1f} s")
     return f"version {stage.first} decides again, {took_s:.2f} s after the command"
+
+
+def drain(stage: Life) -> str:
+    """Airflow ends while the last payments are scored."""
+    stage.keeper.let_go()
+    return flow.drain(stage)
 
 
 def _started_by_asset(stage: Life) -> str:

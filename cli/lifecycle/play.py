@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
-from cli.demo import flow, prepare
+from cli.demo import prepare
 from cli.demo.play import fresh_home, summary
 from cli.demo.screen import Screen
 from cli.demo.stage import Options, Stage
@@ -33,7 +33,7 @@ STEPS: list[tuple[str, Callable[[Any], str]]] = [
     ("It learns the changed world", life.learn_again),
     ("A bad model is refused", life.refuse),
     ("Rolled back", life.roll_back),
-    ("The stream runs dry", flow.drain),
+    ("The stream runs dry", life.drain),
 ]
 
 

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from riskflow.registry import Registry
 
 USECASE = "town"
-RATE = 300.0  # events a second: a day of the town in three seconds
-CUSTOMERS, PER_DAY = 250, 4.0
+RATE = 240.0  # events a second: a day of the town in three seconds and a half
+CUSTOMERS, PER_DAY = 200, 4.0
 HISTORY_DAYS, FUTURE_DAYS = 24, 400
 RUN_S = 240.0  # patience with one run of a DAG
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from riskflow_dags.shared import Maker
 
 HOME = "/riskflow"
+ARGS = "riskflow/args"  # annotation of a pod that is one of several
 ASKED = "{{ asked({'ti': ti, 'task': task, 'dag_run': dag_run, 'run_id': run_id, 'params': params}).to_json() }}"
 
 
@@ -35,13 +36,17 @@ def pod_step(
 
 
 def mapped_pod_step(maker: Maker, name: str, argument: str, over: Any, options: dict[str, Any]) -> Any:
-    """A pod for each value that another task handed over."""
+    """A pod for each value that another task handed over.
 
-    def words(value: Any) -> list[str]:
-        return _words(json.dumps({argument: value}), "")
+    The value comes as an annotation: Airflow renders no template in what is mapped, and the words are one.
+    """
 
-    partial = KubernetesPodOperator.partial(**_options(maker, name, options))
-    return partial.expand(arguments=over.map(words))
+    def noted(value: Any) -> dict[str, str]:
+        return {ARGS: json.dumps({argument: value})}
+
+    words = _words(f"{{{{ task.annotations['{ARGS}'] }}}}", "")
+    partial = KubernetesPodOperator.partial(arguments=words, **_options(maker, name, options))
+    return partial.expand(annotations=over.map(noted))
 
 
 def _words(args: str, skip_unless: str) -> list[str]:

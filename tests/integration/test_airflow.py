@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
+import shlex
 import shutil
 import sqlite3
 import time
@@ -13,13 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from kafka import KafkaConsumer
+from typer.testing import CliRunner
 
 from batch import produce, topics
 from batch.airflow_client import ENDED, Airflow
 from batch.pools import make_pools
 from batch.produce import Outgoing
 from batch.task_runs import task_runs
+from cli import runs
 from ops import local
 from ops.local import Services
 from riskflow.settings import load, settings
@@ -106,6 +111,29 @@ def test_new_labels_start_a_retraining_and_its_refusal_is_told(airflow: Services
     support.wait(lambda: client.run("card_fraud_archive", again)["state"] in ENDED, 60)
     assert [t.state for t in client.tasks("card_fraud_archive", again)] == ["skipped"]
     assert len(client.runs("card_fraud_labels")) == 1
+
+    check_is_done_again_alone(client, ended["dag_run_id"])
+
+
+def check_is_done_again_alone(client: Airflow, run: str) -> None:
+    """What failed, by the command that `riskflow runs failed` names; what came before it is not done again."""
+    app = typer.Typer()
+    runs.register(app)
+    listed = CliRunner().invoke(app, ["runs", "failed", "card_fraud"])
+    (command,) = re.findall(r"again: riskflow (.*)", listed.output)
+    done = CliRunner().invoke(app, [*shlex.split(command), "--json"])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.output) == ["check", "judge", "publish", "replay", "train"]
+
+    def tries() -> dict[str, int]:
+        records = [t for t in task_runs(load().home, "card_fraud") if t.dag_run == run and t.outcome != "running"]
+        return {t.task: t.attempt for t in records}
+
+    support.wait(lambda: tries().get("check") == 2, 120)
+    assert tries() == {"archive": 1, "labels": 1, "check": 2}
+    unknown = CliRunner().invoke(app, ["runs", "again", "card_fraud_retrain", run, "chek"])
+    assert unknown.exit_code != 0
+    assert "has no task 'chek'" in str(unknown.exception) + unknown.output
 
 
 def send_labelled_events(kafka: str) -> None:

@@ -13,10 +13,11 @@ import polars as pl
 import pytest
 
 from batch import dataset, lake, retrain
-from batch.archive import archive, read_log
+from batch.archive import archive
 from batch.backtest import backtest
 from batch.let_through import read_decisions
 from batch.pipeline_review import Review
+from batch.read_log import read_log
 from batch.read_only import Shelf
 from batch.retrain import Run
 from batch.review_sample import DECISION, review_step

@@ -21,8 +21,9 @@ from kafka import TopicPartition
 from kafka.admin import KafkaAdminClient
 
 from batch import topics as batch_topics
-from batch.archive import archive, read_log
+from batch.archive import archive
 from batch.parity import parity
+from batch.read_log import read_log
 from batch.rebuild import rebuild
 from ops import local
 from ops.local import Services

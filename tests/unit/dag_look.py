@@ -7,6 +7,7 @@ import sys
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 HEAVY = ("numpy", "polars", "sklearn", "numba", "kafka", "redis", "onnxruntime", "riskflow.plan", "kubernetes")
 DAY = datetime(2026, 1, 1, tzinfo=UTC)
@@ -46,19 +47,20 @@ def _option(task: Any, name: str) -> Any:
 
 def _pod(dag: Any, task: Any) -> Any:
     """The pod that Kubernetes would be asked for, its templates rendered."""
+    from airflow.sdk.definitions.xcom_arg import PlainXComArg
     from kubernetes.client import ApiClient
 
-    if task.is_mapped:
-        words = task.expand_input.value["arguments"].callables[0]
-        task = task.unmap({"arguments": words("random_forest")})
-    index = 0 if task.task_id == "train" else -1
+    index = 0 if task.is_mapped else -1
     ti = SimpleNamespace(dag_id=dag.dag_id, task_id=task.task_id, map_index=index, try_number=2, task=task)
     run = SimpleNamespace(
-        triggering_user_name="ann", data_interval_start=DAY, data_interval_end=DAY + timedelta(days=1)
+        triggering_user_name="ann", data_interval_start=DAY, data_interval_end=DAY + timedelta(days=1), conf={}
     )
     params = {"why": 'they say "more {{ fraud }}"', "train_days": None}
     context: Any = {"ti": ti, "task": task, "dag_run": run, "run_id": "manual__1", "params": params, "dag": dag}
-    task.render_template_fields(context)
+    # As Airflow does it: a mapped task is resolved first, and what comes from another task is not rendered.
+    with patch.object(PlainXComArg, "resolve", lambda *_: ["random_forest"]):
+        task.render_template_fields(context)
+    task = context["task"]
     return ApiClient().sanitize_for_serialization(task.build_pod_request_obj(context, dry_run=True))
 
 

@@ -84,7 +84,8 @@ class Installation:
                 scores = {v: float(fraud[event]) * 0.5 + rng.random() * 0.3 if v == knows else rng.random()
                           for v in (1, *versions)}  # fmt: skip
                 others = [_opinion(f"challenger:v{v}", v, "approve", scores[v]) for v in versions]
-                records.append((at_ms, _said(event, at_ms, _decided(1, "approve", scores[1]), others)))
+                now_ms = int(time.time() * 1000)  # only what was said since the challenger's move counts
+                records.append((now_ms, _said(event, at_ms, _decided(1, "approve", scores[1]), others)))
         self._write(self.run.names.shadow, records)
 
     def decided(

@@ -29,7 +29,7 @@ NOON_MS = 1_790_000_000_000 // DAY_MS * DAY_MS + DAY_MS // 2
 
 
 class Record(NamedTuple):
-    """What kafka-python hands over."""
+    """What a log is read into."""
 
     partition: int
     offset: int
@@ -114,6 +114,50 @@ def test_rows_keep_their_bits_and_of_two_the_higher_epoch_counts(plan: Plan, tmp
     assert np.isnan(np.asarray(columns["later"])[0])  # a column that older rows do not have
     assert np.asarray(columns["channel"]).dtype == np.int32
     assert np.asarray(columns["_part_customer_id"]).tolist() == [lake.NOWHERE] * 3
+
+
+def test_a_block_that_ends_too_early_costs_no_other_its_rows(plan: Plan, tmp_path: Path) -> None:
+    topic = Names("card_fraud").rows
+    whole = [block(1, [i, i + 1], [float(i), 0.5]) for i in range(0, 8, 2)]
+    silent = encode({"amount": np.array([1.0])}, {"by": INTAKE_LOG})  # of no epoch
+    records = [Record(0, 10 + i, NOON_MS + i, value) for i, value in enumerate([*whole, whole[1][:-3], silent])]
+    frame = archived(plan, tmp_path, topic, records)
+    assert frame["_id"].to_list() == [f"e{i}" for i in (0, 1, 2, 3, 4, 5, 6, 7)]
+    assert frame["_row"].to_list() == [0, 1] * 4
+    assert frame["_offset"].to_list() == [10, 10, 11, 11, 12, 12, 13, 13]
+    assert frame["_broker_ms"].to_list() == [NOON_MS + i for i in (0, 0, 1, 1, 2, 2, 3, 3)]
+
+
+def test_what_is_no_score_is_kept_as_its_bytes(plan: Plan, tmp_path: Path) -> None:
+    said = {"event_id": "e1", "score": 0.25, "band": "low", "action": "approve", "bundle": 3, "occurred_at": NOON_MS}
+    more = {"reasons": ["caf\u00e9"], "degraded": [], "positions": {"events": "0/1/0"}}
+    headers = (("epoch", b"7"), ("decided-at", b"12"), ("worker", b"w"))
+    garbage = [b"{", b"[1]", json.dumps({**said, "score": "high"}).encode(), b"\xff"]
+    records = [
+        Record(0, 0, NOON_MS, json.dumps({**said, **more}).encode(), b"e1", headers),
+        *[Record(0, 1 + i, NOON_MS, value) for i, value in enumerate(garbage)],
+        Record(0, 9, NOON_MS, None),
+    ]
+    frame = archived(plan, tmp_path, Names("card_fraud").scores, records)
+    assert frame["_value"].to_list() == [None, *garbage, None]
+    assert {n: frame[n][0] for n in said} == said
+    assert {n: json.loads(frame[n][0]) for n in more} == more
+    assert (frame["_epoch"][0], frame["decided_at"][0], frame["worker"][0]) == (7, 12, "w")
+    assert frame["event_id"].to_list() == ["e1", *[None] * 5]
+
+
+def test_what_is_no_opinion_is_left_out(plan: Plan, tmp_path: Path) -> None:
+    other = {"alias": "shadow", "bundle": 2, "score": None, "band": "low", "action": "approve"}
+    said = {"event_id": "e1", "occurred_at": NOON_MS, "decided": {"bundle": 1, "score": 0.5, "action": "review"}}
+    records = [
+        Record(0, 0, NOON_MS, json.dumps({**said, "others": [other, {**other, "alias": "challenger"}]}).encode()),
+        Record(0, 1, NOON_MS, json.dumps({**said, "others": "none"}).encode()),
+        Record(0, 2, NOON_MS, b"\xff"),
+    ]
+    frame = archived(plan, tmp_path, Names("card_fraud").shadow, records)
+    assert frame.select("_offset", "_row", "alias", "bundle", "score", "decided_score").rows() == [
+        (0, 0, "shadow", 2, None, 0.5), (0, 1, "challenger", 2, None, 0.5),
+    ]  # fmt: skip
 
 
 def test_files_follow_each_other_without_a_hole(plan: Plan, tmp_path: Path) -> None:

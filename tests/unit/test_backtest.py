@@ -24,7 +24,7 @@ from typer.testing import CliRunner
 from batch import backtest_parts, forecasts
 from batch.backtest import OF_FILE, Backtest, Costs, backtest, count, prepare
 from batch.generations import FILES, Generations, Start
-from batch.past import ACTION, BUNDLE, FRAUD, SCORE, TRUTH, UNKNOWN, past
+from batch.past import ACTION, BUNDLE, FRAUD, SCORE, TRUTH, UNKNOWN, archived_rows, past
 from batch.read_only import READS, ReadOnly, Shelf, WriteRefused
 from batch.replay import replay
 from batch.retrain import BUNDLE as BUNDLE_FILE
@@ -383,6 +383,12 @@ def test_a_bundle_in_a_file_is_tried_before_it_is_published(live: Any, archived:
     path = tmp_path / "bundle.bin"
     path.write_bytes(replace(archived.bundles[1], manifest=about).to_bytes())
     assert isinstance(invoke("backtest", "card_fraud", "--bundle", str(path)).exception, BundleRefused)
+
+
+def test_an_entity_that_was_declared_later_is_missing_in_rows_from_before(tmp_path: Path) -> None:
+    run = run_in(tmp_path)
+    found = archived_rows(run, [*run.plan.entities, "amount"])
+    assert all(isinstance(found[entity], Text) for entity in run.plan.entities)
 
 
 def test_a_wrong_question_says_what_to_ask(live: Any) -> None:

@@ -14,9 +14,11 @@ from chaos.control import count, payments
 from chaos.copies import CONFLICT, DUPLICATE, NEW, RING, Repeated, _decide
 from chaos.faults import FAULTS, NAMED, schedule
 from chaos.fleet import RANDOM
+from chaos.verdict import Judge, Verdict
 from chaos.world import EVENT, FAR, INVALID, LATE_COPY, NEAR, OTHER, ROW, WAITS, Message, World
 from riskflow.errors import EventRejected
 from riskflow.events import Decoder, Parked
+from riskflow.names import Names
 from tests import support
 
 PLAN = support.plan_of()
@@ -132,3 +134,24 @@ def test_what_is_done_again_is_counted_by_runs() -> None:
     for place in (5, 6):
         repeated.add(1, place, True)
     assert repeated.longest == 3
+
+
+def test_what_shadows_say_of_an_event_is_one_thing_but_of_a_late_copy_it_may_be_another() -> None:
+    """A late copy is scored as an event of its own under the same id, and opinions name nothing but the id."""
+
+    def judged(*said: tuple[str, bytes]) -> Verdict:
+        messages = [(0, SimpleNamespace(key=name.encode(), value=value)) for name, value in said]
+        logs = SimpleNamespace(records=lambda topic: messages if topic == "card_fraud.shadow" else [])
+        judge: Any = SimpleNamespace(names=Names("card_fraud"), logs=logs, out=Verdict())
+        scores: Any = SimpleNamespace(
+            id_hash=np.array([hash(name) for name in ("once", "copied", "copied", "not scored")]),
+            count=np.array([2, 1, 1, 0]),
+        )
+        Judge._count_opinions(judge, scores, redis_lost=0)
+        return judge.out  # type: ignore[no-any-return]
+
+    sent_again = judged(("once", b"a"), ("once", b"a"), ("copied", b"a"), ("copied", b"b"))
+    assert sent_again.clean
+    assert sent_again.counts == {"events_with_opinions": 1, "opinions_sent_again": 1}
+    assert judged(("once", b"a"), ("once", b"b"), ("once", b"b")).wrong == {"opinions_sent_differently": 1}
+    assert judged(("not scored", b"a"), ("not scored", b"b")).wrong == {"opinions_sent_differently": 1}

@@ -80,13 +80,20 @@ def test_a_use_case_that_is_not_there_is_answered_with_those_that_are(
     assert str(found).startswith("there is no use case 'nope'. There are: card_fraud")
 
 
-@pytest.mark.parametrize("alias", ["king", "canary", "shadow:old"])
+@pytest.mark.parametrize("alias", ["king", "canary", "champion:old", "challenger:Two"])
 def test_a_retraining_under_a_name_that_airflow_refuses_is_a_bad_option(
     riskflow: Any, elsewhere: Path, alias: str
 ) -> None:
     refused = riskflow("retrain", "card_fraud", "--alias", alias)
     assert refused.exit_code == 2
-    assert f"--alias '{alias}': a new bundle becomes one of champion, challenger, shadow" in refused.stderr
+    assert f"--alias '{alias}': a new bundle becomes champion, challenger, challenger:NAME, shadow" in refused.stderr
+
+
+@pytest.mark.parametrize("alias", ["champion", "challenger", "challenger:two", "shadow:old"])
+def test_a_retraining_may_have_each_name_that_airflow_takes(riskflow: Any, elsewhere: Path, alias: str) -> None:
+    asked = riskflow("retrain", "card_fraud", "--alias", alias).exception
+    assert isinstance(asked, NotReady)
+    assert "does not answer" in str(asked)
 
 
 @pytest.mark.parametrize(

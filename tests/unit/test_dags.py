@@ -213,7 +213,9 @@ def test_a_step_in_a_pod_is_told_what_the_worker_would_be(in_pods: dict[str, Any
 
 
 def test_a_mapped_step_has_a_pod_for_each_value(in_pods: dict[str, Any]) -> None:
-    words = in_pods["card_fraud_retrain"]["pods"]["train"]["spec"]["containers"][0]["args"]
+    pod = in_pods["card_fraud_retrain"]["pods"]["train"]
+    words = pod["spec"]["containers"][0]["args"]
+    assert json.loads(pod["metadata"]["annotations"]["riskflow/args"]) == {"candidate": "random_forest"}
     assert json.loads(words[words.index("--args") + 1]) == {"candidate": "random_forest"}
     assert Asked.from_json(words[2]).map_index == 0
 

@@ -123,6 +123,15 @@ def test_sections_of_pipeline_and_policy_in_the_docs_can_be_written_so(tmp_path:
     assert len(examples) > 8
 
 
+@pytest.mark.parametrize(("page", "name"), [("watching", "watch"), ("lifecycle", "race"), ("lifecycle", "ramp")])
+def test_defaults_are_written_down_whole_and_as_they_are(page: str, name: str, tmp_path: Path) -> None:
+    (text,) = (text for _, text in sections(PROJECT / "docs" / f"{page}.md") if text.startswith(f"{name}:"))
+    (tmp_path / "pipeline.yaml").write_text(text)
+    usual = getattr(PipelineFile(), name)
+    assert getattr(Pipeline.load(tmp_path / "pipeline.yaml").file, name) == usual
+    assert [field for field in usual.__struct_fields__ if f"{field}:" not in text] == []
+
+
 def anchors(page: Path) -> set[str]:
     """Of the headings, as a page is shown."""
     titles = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)

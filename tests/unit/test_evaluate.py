@@ -104,6 +104,32 @@ def no_number(amount: float) -> float:
     return "high" if amount != amount + 1e18 and amount < -1e300 else 1.0  # type: ignore[return-value]
 
 
+LEVELS = (1, 2, 3)
+
+
+def _far(amount: float) -> int:
+    return LEVELS[int(amount)] if amount > 7777.0 else 1
+
+
+@mark(by=card)
+def level(amount: float) -> float:
+    return _far(amount) * 1.0
+
+
+@mark(by=card)
+def lowest(level: float) -> bool:
+    return level + LEVELS[0] < 3
+
+
+def test_a_mark_that_looks_behind_a_tuple_is_not_known_for_that_row_only() -> None:
+    plan = plan_of(level=level, lowest=lowest, paid=Windows(by=card, over=["1d"], level=[Count()], lowest=[Sum()]))
+    out = Folded(plan).block(columns_of([row(1), row(2, amount=9999.0), row(3), row(4)]))
+    np.testing.assert_array_equal(out["level"], [1.0, math.nan, 1.0, 1.0])
+    assert out["lowest"].tolist() == [1.0, 0.0, 1.0, 1.0]
+    assert out["paid_level_count_1d"].tolist() == [0.0, 1.0, 1.0, 2.0]
+    assert out["paid_lowest_sum_1d"].tolist() == [0.0, 1.0, 1.0, 2.0]
+
+
 def test_a_mark_that_does_not_compile_is_named() -> None:
     plan = plan_of(no_number=no_number, paid=Windows(by=card, over=["1d"], no_number=[Count()]))
     with pytest.raises(DeclarationError, match="no_number"):

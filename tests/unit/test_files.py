@@ -20,6 +20,13 @@ def test_a_file_is_there_when_all_of_it_is(tmp_path: Path) -> None:
     assert [p.name for p in path.parent.iterdir()] == ["a.json"]
 
 
+def test_content_is_on_the_disk_before_it_has_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, synced = tmp_path / "a.json", list[tuple[bytes, bool]]()
+    monkeypatch.setattr(os, "fsync", lambda number: synced.append((os.pread(number, 9, 0), path.exists())))
+    write_text(path, "content")
+    assert synced == [(b"content", False)]
+
+
 def test_what_fails_half_way_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     write_text(path, "old")

@@ -82,6 +82,21 @@ def test_one_customer_stops_nobody_however_many_events_he_has() -> None:
     assert failed(pairs(np.full(900, 2), np.zeros(900, int), np.zeros(900, int))) == []
 
 
+@pytest.mark.parametrize(("stricter", "laxer"), [(60, 10), (10, 60)])
+def test_one_customer_makes_no_harm_of_a_difference_that_is_certain_and_small(stricter: int, laxer: int) -> None:
+    """Of 4,000 customers a few are declined by one of the two alone; and one with 600 events, all by the canary."""
+    canary, champion, entity = np.zeros(20_000, int), np.zeros(20_000, int), np.arange(20_000) % 4_000
+    canary[:200] = champion[:200] = 2
+    canary[1_000 : 1_000 + stricter] = champion[2_000 : 2_000 + laxer] = 2
+    canary, champion = np.append(canary, np.full(600, 2)), np.append(champion, np.zeros(600, int))
+    found = look(pairs(canary, champion, np.append(entity, np.full(600, 9_999))), LIMITS)
+    assert found.checks[1].p_value < 1e-6
+    assert found.checks[1].canary > 3 * found.checks[1].champion
+    assert found.failed == []
+    of_thirty = pairs(canary, champion, np.append(entity, 9_000 + np.arange(600) % 30))
+    assert bool(failed(of_thirty)) == (stricter > laxer), "the same events, of thirty customers"
+
+
 def test_of_a_customer_the_first_event_counts_on_which_the_two_disagree() -> None:
     """Of three customers: agreed, then stricter, then laxer and laxer again."""
     canary, champion = np.repeat([0, 2, 0, 0], 3), np.repeat([0, 0, 2, 2], 3)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
@@ -29,7 +31,7 @@ def field(days: float, frauds_a_day: int = 20, mature_days: float | None = None)
         SCORE.format(2): fraud * 0.5 + rng.random(n) * 0.3, ACTION.format(2): np.zeros(n, np.int8),
     }  # fmt: skip
     mature = START + int((days if mature_days is None else mature_days) * DAY_MS)
-    return Field(pl.DataFrame(table), 1, (2,), START, mature)
+    return Field(pl.DataFrame(table), 1, (2,), START, mature, pl.DataFrame(table).clear())
 
 
 def test_nobody_looks_before_the_horizon_is_mature() -> None:
@@ -45,7 +47,7 @@ def test_nobody_looks_before_there_are_enough_frauds() -> None:
 
 def test_without_events_it_waits() -> None:
     empty = field(2.5)
-    assert "no mature event" in Field(empty.table.clear(), 1, (2,), START, empty.mature_ms).waits(RULES)
+    assert "no mature event" in replace(empty, table=empty.table.clear()).waits(RULES)
 
 
 def test_only_the_horizon_is_judged_however_late_somebody_asks() -> None:
@@ -67,14 +69,16 @@ def test_the_better_one_wins() -> None:
     assert result.standings[0].lower > 0
 
 
-@pytest.mark.parametrize("missing", ["champion", "challenger"])
+@pytest.mark.parametrize("missing", ["champion", "challenger", "as a challenger"])
 def test_events_that_one_of_them_did_not_score_do_not_race(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of the same events as `shadow` brings them: another champion decided, or a challenger was not there."""
+    """Of the same events as `shadow` brings them: another champion decided, or a challenger was not there, or as a
+    shadow."""
+    second = "shadow" if missing == "as a challenger" else "challenger:two"
     said = pl.DataFrame(
         {
-            "event_id": ["a", "a", "b", "b" if missing == "champion" else "c"],
+            "event_id": ["a", "a", "b", "c" if missing == "challenger" else "b"],
             "occurred_at": [START] * 4,
-            "alias": ["challenger", "challenger:two"] * 2,
+            "alias": ["challenger", "challenger:two", "challenger", second],
             "bundle": [2, 3, 2, 3],
             "score": [0.1, 0.2, 0.3, 0.4],
             "action": ["approve", "review", "decline", "approve"],
@@ -83,7 +87,7 @@ def test_events_that_one_of_them_did_not_score_do_not_race(missing: str, monkeyp
             "decided_action": ["approve"] * 4,
         }
     )
-    monkeypatch.setattr(horse_race, "read_shadow_scores", lambda *_: said)
+    monkeypatch.setattr(horse_race, "read_shadow_scores", lambda *_, **__: said)
 
     class Conf:
         lake_folder = None

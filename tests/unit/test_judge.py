@@ -14,11 +14,12 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sklearn.dummy import DummyClassifier
 from sklearn.ensemble import RandomForestClassifier
+from sklearn.metrics import average_precision_score
 
 from batch import metrics
 from batch.gates.parity import OnnxParity
 from batch.gates.segments import Segments
-from batch.judge import Judged, judge
+from batch.judge import Judged, judge, of_passed
 from batch.pipeline import Pipeline, PipelineFile
 from batch.pipeline_checks import Range
 from batch.profile import psi_of
@@ -138,6 +139,21 @@ def test_a_bundle_from_a_sample_holds_the_figures_of_all() -> None:
     genuine = [sum(c["curves"]["scores"]["genuine"]) for c in (card, of_all)]
     assert genuine[0] == pytest.approx(genuine[1], rel=0.05)
     assert found.bundle.metrics["validation_frauds_seen"] < found.bundle.metrics["validation_frauds"]
+
+
+def test_a_bundle_says_how_good_it_is_on_what_it_does_not_decline() -> None:
+    data, score = rows(5_000), np.random.default_rng(0).random(5_000)
+    weight = np.random.default_rng(1).integers(1, 4, 5_000).astype(float)
+    found = of_passed(replace(data, weight=weight), score, {"review": 0.2, "decline": 0.7})
+    low = score < 0.7
+    naive = average_precision_score(data.fraud[low], score[low], sample_weight=weight[low])
+    assert found["ap"] == pytest.approx(naive)
+    flagged = low & (score >= 0.2)
+    assert found["precision"] == pytest.approx(np.average(data.fraud[flagged], weights=weight[flagged]))
+    assert found["validation_frauds"] == data.fraud[low].sum() > found["validation_frauds_seen"]
+    assert of_passed(data, score, {"review": 0.2, "decline": None})["validation_frauds"] == data.fraud.sum()
+    assert of_passed(data, score, {"review": 0.2, "decline": 0.0}) == {}
+    assert judged(small_plan(), data).verdict.metrics["passed"]["validation_frauds"] > 0
 
 
 def test_rows_that_change_sides_are_counted_both_ways() -> None:

@@ -51,6 +51,28 @@ def test_a_race_is_judged_once_and_its_verdict_kept(won: tuple[Installation, Any
     assert race(made.run) == raced
 
 
+def test_a_verdict_of_before_redis_was_emptied_counts_for_nobody(won: tuple[Installation, Any]) -> None:
+    """Versions and moves are counted from 1 again; others stand under the same numbers."""
+    made, _ = won
+    made.registry.client.flushall()
+    made.publish("champion")
+    assert made.publish("challenger") == 2
+    assert [move.number for move in made.registry.history()] == [1, 2]
+    assert race(made.run)["winner"] is None
+    assert len(list((made.run.conf.home / "races" / "card_fraud").glob("*"))) == 1, "what was judged then is kept"
+
+
+def test_what_a_challenger_has_said_before_its_move_does_not_count(made: Installation) -> None:
+    """Somebody may have looked at it, taken the others off, and let this one challenge anew."""
+    version = made.publish("challenger")
+    made.raced(version, knows=version)
+    made.move("challenger:again", version)
+    made.retire("challenger")
+    assert race(made.run)["waits"].startswith("no mature event")
+    made.raced(version, knows=version)
+    assert race(made.run)["winner"] == version
+
+
 def test_a_race_that_waits_keeps_nothing(made: Installation) -> None:
     version = made.publish("challenger")
     made.raced(version, from_day=11)
@@ -58,6 +80,15 @@ def test_a_race_that_waits_keeps_nothing(made: Installation) -> None:
     assert raced["winner"] is None
     assert "of 3.0 days of the horizon are mature" in raced["waits"]
     assert not (made.run.conf.home / "races").exists()
+
+
+def test_events_that_come_days_late_do_not_begin_a_race(made: Installation) -> None:
+    """Three of 600, ten days older than the rest."""
+    version = made.publish("challenger")
+    made.raced(version, from_day=10)
+    assert "of 3.0 days of the horizon are mature" in race(made.run)["waits"]
+    made.raced(version, to_day=0.1)
+    assert "of 3.0 days of the horizon are mature" in race(made.run)["waits"]
 
 
 def test_without_champion_or_challengers_nobody_races(made: Installation) -> None:
@@ -88,10 +119,11 @@ def test_a_challenger_that_was_judged_races_again_on_later_events_only(made: Ins
 
 def test_a_newcomer_races_on_events_on_which_others_were_judged(made: Installation) -> None:
     made.publish("challenger")
-    made.raced(2, 3, knows=3)
+    made.raced(2)
     lost = race(made.run)
     assert lost["winner"] is None
     made.publish("challenger")
+    made.raced(3, knows=3)
     won = race(made.run)
     assert won["winner"] == 3
     assert won["evidence"]["first_ms"] == lost["evidence"]["first_ms"]

@@ -10,7 +10,8 @@ from typing import Any
 import cramjam
 import pytest
 
-from batch.archive import Fetched as BatchFetched
+from batch.read_log import Fetched as BatchFetched
+from batch.read_log import Whole
 from riskflow import record_batches
 from riskflow.errors import EventRejected
 from riskflow.events import Decoder
@@ -49,7 +50,13 @@ BOMBS: dict[str, tuple[int, Callable[[bytes], Any]]] = {
 }
 
 
-@pytest.fixture(params=[StreamFetched, BatchFetched], ids=["aiokafka", "kafka-python"])
+class ByBatch(BatchFetched):
+    """As batch reads logs: a batch at once."""
+
+    batch = Whole
+
+
+@pytest.fixture(params=[StreamFetched, BatchFetched, ByBatch], ids=["aiokafka", "kafka-python", "by batch"])
 def fetched(request: pytest.FixtureRequest) -> type[Batches]:
     """The stream's client and batch's: both must find the same messages."""
     return request.param  # type: ignore[no-any-return]
@@ -63,7 +70,8 @@ def read(fetched: type[Batches], *raw: bytes) -> list[Any]:
         offset += struct.unpack_from(">i", one, 57)[0]
     batches, found = fetched(data), []
     while batches.has_next():
-        found += batches.next_batch()
+        for one in batches.next_batch():
+            found += one.value if isinstance(one.value, list) else [one]
     return found
 
 

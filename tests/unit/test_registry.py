@@ -18,7 +18,7 @@ from riskflow.errors import BundleRefused, NotReady, RiskflowError
 from riskflow.keys import load_private_key, load_public_keys, make_keys, public_keys_of
 from riskflow.moves import Move, check_move, previous_version
 from riskflow.names import Names
-from riskflow.registry import Overtaken, Registry
+from riskflow.registry import Moved, Overtaken, Registry
 from riskflow.registry_reader import AsyncRegistry
 from tests.unit.bundle_cases import KEY, bundle, plan, rules_only
 
@@ -112,6 +112,36 @@ def test_no_alias_is_moved_to_a_bundle_that_is_dropped_meanwhile(
     with pytest.raises(NotReady, match="has no bundle 1"):
         one.move("champion", 1, who="ann", why="back", private_key=KEY)
     assert one.aliases()["champion"].version == 2
+
+
+@pytest.mark.parametrize("moment", ["before the transaction", "within it"])
+def test_who_looked_before_somebody_moved_an_alias_moves_none(
+    server: fakeredis.FakeServer, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    one, two = (Registry(fakeredis.FakeRedis(server=server), NAMES) for _ in range(2))
+    assert one.number() == 0
+    publish(one)
+    one.move("challenger", 1, who="ann", why="looked", private_key=KEY, since=1)
+    seen, signed, met = one.number(), Move.signed, []
+
+    def meanwhile() -> None:
+        if not met:
+            met.append(1)
+            two.move("shadow", 1, who="bob", why="first", private_key=KEY)
+
+    def signing(move: Move, key: Ed25519PrivateKey) -> Move:
+        meanwhile()
+        return signed(move, key)
+
+    if moment == "before the transaction":
+        meanwhile()
+    else:
+        monkeypatch.setattr(Move, "signed", signing)
+    with pytest.raises(Moved, match="move 3 came in between"):
+        one.retire("challenger", who="ann", why="late", private_key=KEY, since=seen)
+    with pytest.raises(Moved, match="riskflow models history"):
+        one.move("champion", 1, who="ann", why="late", private_key=KEY, since=seen)
+    assert {a: m.number for a, m in one.aliases().items()} == {"champion": 1, "challenger": 2, "shadow": 3}
 
 
 def test_an_overtaken_publisher_leaves_the_champion_alone(registry: Registry) -> None:

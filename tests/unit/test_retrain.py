@@ -6,6 +6,7 @@ import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from batch.simulate import Delays, Shares, simulate
 from batch.training_set import TrainingSet
 from cli.common import load_plan
 from riskflow.columns import Columns, n_rows, take
-from riskflow.evaluate import TIME
+from riskflow.evaluate import KIND, TIME
 from riskflow.names import Names
 from riskflow.settings import load
 from tests.unit.lake_cases import ids, write_rows
@@ -83,6 +84,34 @@ def test_the_span_ends_where_the_newest_row_is_mature(archived: Lake) -> None:
     assert data.at_ms.min() > newest - 28 * DAY
     assert about["rows"] == len(data) == len(set(ids(data.columns)))
     assert 0 < data.rate < 0.2
+
+
+def test_one_row_on_which_a_function_raises_leaves_the_others_and_is_told(
+    archived: Lake, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = archived.run("one_bad_row")
+    calculations = run.plan.usecase.calculations
+    right = calculations["large_amount"]
+    amounts = np.asarray(archived.whole["amount"])
+    bad = amounts[np.asarray(archived.whole[KIND]) == 0][-900]
+
+    def careful(amount: Any) -> Any:
+        if (amount == bad).any():
+            raise ValueError("cannot be")
+        return right(amount)
+
+    monkeypatch.setitem(calculations, "large_amount", careful)
+    about = retrain.replay_frame(run)
+    there = np.flatnonzero(amounts == bad)
+    told = {"large_amount": f"raised in {len(there)} rows, such as ValueError: cannot be"}
+    assert about["raised"] == told
+    assert "one_bad_row: large_amount raised" in caplog.text
+    found = retrain.with_features(run)
+    assert np.flatnonzero(np.isnan(np.asarray(found["large_amount"]))).tolist() == sorted(
+        {*there, *np.flatnonzero(np.isnan(np.asarray(archived.whole["large_amount"])))}
+    )
+    retrain.train(run, "logistic_regression")
+    assert retrain.judge_run(run, alone=True)["raised"] == told
 
 
 def test_the_steps_hand_over_files_to_the_verdict(archived: Lake) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier, VotingClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from batch.export import onnx_parity, to_onnx
 from riskflow.bundle import Bundle
@@ -182,6 +184,15 @@ def test_three_classes_are_refused() -> None:
     model = boosted().fit(np.arange(90.0).reshape(-1, 1), np.arange(90) % 3)
     with pytest.raises(RiskflowError, match="not 0 and 1"):
         to_onnx(model, 1)
+
+
+def test_categories_that_onnx_cannot_say_are_refused_by_name() -> None:
+    rows, fraud = columns()
+    matrix = np.nan_to_num(model_matrix(plan().model_inputs("shop_model"), rows, ROWS))
+    matrix[:, 0] = np.arange(ROWS) % 5
+    model = HistGradientBoostingClassifier(max_iter=5, categorical_features=[0]).fit(matrix, fraud)
+    with pytest.raises(RiskflowError, match="categorical_features, which ONNX cannot say"):
+        to_onnx(make_pipeline(StandardScaler(), model), matrix.shape[1])
 
 
 def test_scoring_imports_nothing_of_training() -> None:

@@ -267,3 +267,15 @@ def test_labels_are_announced_when_events_have_become_mature_and_once(tmp_path: 
     archived(run, "labels", 6, **{"event_id": ["g"], TIME: [28 * DAY], lake.STATUS: ["ok"]})
     found = ready.fresh_labels(replace(run, name="fourth"))
     assert found == {"mature": 5, "fresh": 1, "ready": True}, "so late somebody has spoken"
+
+
+def test_labels_of_another_lake_are_counted_from_what_it_holds(tmp_path: Path) -> None:
+    run = Run.of(plan_of(), load(home=tmp_path), "first")
+    ready._write(tmp_path / "labels" / "card_fraud.json", {"mature": 50_000, "fresh": 9, "ready": True, "run": "old"})
+    archived(run, "events", 0, **{ID: ["a", "z"], TIME: [0, 30 * DAY], lake.STATUS: ["ok"] * 2})
+    archived(run, "labels", 0, **{"event_id": ["a"], TIME: [5 * DAY], lake.STATUS: ["ok"]})
+    assert ready.fresh_labels(run) == {"mature": 1, "fresh": 0, "ready": False}
+
+    archived(run, "events", 2, **{ID: ["b"], TIME: [DAY], lake.STATUS: ["ok"]})
+    archived(run, "labels", 1, **{"event_id": ["b"], TIME: [5 * DAY], lake.STATUS: ["ok"]})
+    assert ready.fresh_labels(replace(run, name="second")) == {"mature": 2, "fresh": 1, "ready": True}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -99,6 +100,10 @@ def test_a_correction_and_its_correction_count() -> None:
     assert frauds(history(first, ("p0", True, 6, "bank")), ("bank",)) == [1, 0, 0]
     back = [first, ("p0", True, 6, "bank"), ("p0", False, 7, "bank"), ("p0", True, 9, "robot")]
     assert frauds(history(*back), ("bank", "robot")) == [0, 0, 0], "the newest of the strongest source"
+
+
+def test_a_label_without_a_verdict_says_nothing() -> None:
+    assert frauds(history(("p0", True, 5, "bank"), ("p0", math.nan, 8, "bank"), ("p1", math.nan, 6, None))) == [1, 0, 0]
 
 
 VERDICTS = st.tuples(

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from onnx import TensorProto, helper
-from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
+from sklearn.ensemble import GradientBoostingClassifier, HistGradientBoostingClassifier, RandomForestClassifier
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -23,7 +23,7 @@ from batch.export import OPSET, to_onnx
 from batch.flatten import flatten
 from riskflow.bundle import Bundle
 from riskflow.errors import BundleRefused
-from riskflow.scoring import Scorer, session_of
+from riskflow.scoring import Layer, Scorer, session_of
 from riskflow.trees import BLOCK, REST, STEPS, Trees, packed
 from tests.unit.bundle_cases import bundle, columns, plan
 
@@ -156,6 +156,7 @@ def table(rows: int, seed: int = 0) -> tuple[Any, Any]:
 
 MODELS = {
     "boosting": HistGradientBoostingClassifier(max_iter=60, random_state=0),
+    "older boosting": make_pipeline(SimpleImputer(), GradientBoostingClassifier(n_estimators=30, random_state=0)),
     "forest": make_pipeline(SimpleImputer(), RandomForestClassifier(20, max_depth=5, random_state=0)),
     "constant": make_pipeline(
         SimpleImputer(strategy="constant", fill_value=-1), RandomForestClassifier(9, max_depth=3)
@@ -187,6 +188,16 @@ def test_what_is_no_ensemble_of_small_trees_stays_onnx() -> None:
 
 def test_what_is_no_onnx_file_is_left_to_onnxruntime_to_refuse() -> None:
     assert flatten(b"no model") is None
+
+
+def test_what_onnxruntime_cannot_run_is_left_to_it_to_refuse() -> None:
+    """An imputer's indicators are lost on the way to ONNX: the trees ask for inputs that are not there."""
+    matrix, fraud = table(2_000)
+    model = make_pipeline(SimpleImputer(add_indicator=True), RandomForestClassifier(9, max_depth=5, random_state=0))
+    content = to_onnx(model.fit(matrix, fraud), FEATURES)
+    assert flatten(content) is None
+    with pytest.raises(BundleRefused, match="model 'final' does not run on 3 inputs"):
+        Layer("final", ["a", "b", "c"], content)
 
 
 def test_other_bits_than_onnxruntimes_are_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -253,8 +264,10 @@ def test_a_bundle_carries_its_trees_and_scores_the_same_without_them() -> None:
         assert output.tobytes() == found[1].outputs[name].tobytes()
 
 
-def test_a_manifest_that_names_trees_that_are_not_there_is_refused() -> None:
+@pytest.mark.parametrize("wrong", ["elsewhere.trees", None, 5, ["final.trees"], {"final.trees": 1}])
+@pytest.mark.parametrize("word", ["file", "trees"])
+def test_a_manifest_that_names_files_that_are_not_there_is_refused(word: str, wrong: Any) -> None:
     whole = bundle()
-    models = [{**model, "trees": "elsewhere.trees"} for model in whole.models]
+    models = [{**model, word: wrong} for model in whole.models]
     with pytest.raises(BundleRefused, match="names a model without its file"):
         Bundle.of({**whole.manifest, "models": models}, whole.files)

@@ -8,10 +8,11 @@ from typing import Literal
 import msgspec
 import pytest
 
-from batch.pipeline import FILE, Pipeline
+from batch.pipeline import FILE, Pipeline, PipelineFile
 from riskflow.allowed import allowed_words
 from riskflow.errors import DeclarationError
 from riskflow.policy import Policy
+from riskflow.typed_yaml import read_typed
 
 
 def refusal(tmp_path: Path, text: str, file: str = FILE) -> str:
@@ -51,6 +52,26 @@ def test_a_policy_names_its_use_case_and_the_allowed_actions(tmp_path: Path) -> 
 @pytest.mark.parametrize("text", ["review: [", "a: 1\na: 2"])
 def test_what_is_no_yaml_is_named_with_its_use_case_too(tmp_path: Path, text: str) -> None:
     assert refusal(tmp_path, text).startswith("usecases/refunds/pipeline.yaml, line ")
+
+
+@pytest.mark.parametrize(
+    ("raw", "found"),
+    [
+        (b"schedule: \xff", "is not UTF-8"),
+        (b"schedule: \x00x", "is not YAML (unacceptable character"),
+        (b"a: &a [*a]", "holds itself"),
+        (b"? [a, b]\n: 1", "has a key that is no word"),
+        (b"schedule: !!python/object:os.system x", "is not YAML (could not determine a constructor"),
+    ],
+)
+def test_what_no_file_may_hold_is_named_as_well(tmp_path: Path, raw: bytes, found: str) -> None:
+    path = tmp_path / "usecases" / "refunds" / "pipeline.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(raw)
+    with pytest.raises(DeclarationError) as refused:
+        read_typed(path, PipelineFile)
+    assert str(refused.value).startswith("usecases/refunds/pipeline.yaml")
+    assert found in str(refused.value)
 
 
 class Loud(msgspec.Struct, tag_field="kind", tag="loud"):

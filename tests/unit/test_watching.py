@@ -19,10 +19,13 @@ import typer
 from typer.testing import CliRunner
 
 from batch import drift, retrain
+from batch.alerts import Alerts
 from batch.card.page import FILE, card, leave_card
 from batch.drift import Look, act, drift_step, look, table_of
+from batch.findings import Finding
 from batch.gates import Kind
 from batch.local_chain import train_here
+from batch.pipeline_review import Review
 from batch.pipeline_watch import Watch
 from batch.retrain import Run
 from cli import backtest as backtest_command
@@ -58,7 +61,8 @@ def live(archived: Streamed, monkeypatch: pytest.MonkeyPatch) -> Iterator[Regist
 
 
 def asking(run: Run, **watch: Any) -> Run:
-    file = msgspec.structs.replace(run.pipeline.file, watch=Watch(**watch))
+    """With these lines under `watch`; alerts go to the log."""
+    file = msgspec.structs.replace(run.pipeline.file, watch=Watch(**watch), alerts=Alerts())
     return replace(run, pipeline=type(run.pipeline)(file))
 
 
@@ -137,11 +141,12 @@ def test_planted_drift_raises_one_alert_and_asks_for_one_retraining(
     assert "A retraining is asked for" in said
     assert '"what": "inputs", "name": "amount"' in said
     assert first == at(0), "the same run again, because its task was tried again"
-    for hours in (1, 5, 23):
+    for hours in (1, 5, 22):
         again = at(hours)
         assert (again["drifted"], again["alerted"], again["retrain"]) == (True, False, False)
     assert len(alerts(caplog)) == 2  # of the run that was tried again
-    assert (at(25)["alerted"], at(26)["retrain"], at(49)["retrain"]) == (True, False, True)
+    assert at(23.99)["alerted"], "the daily look of the next day, some seconds early"
+    assert (at(26)["retrain"], at(47.99)["retrain"]) == (False, True)
 
 
 def test_nothing_asks_for_a_retraining_unless_it_is_switched_on(archived: Streamed, tmp_path: Path) -> None:
@@ -164,13 +169,29 @@ def test_quality_that_broke_its_promise_is_told_as_decay(
     archived: Streamed, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     about = archived.bundles[2].manifest
-    promised = {**about["metrics"], "ap": 0.99, "precision": 0.98, "recall": 0.9}
+    boast = {"ap": 0.99, "precision": 0.98, "recall": 0.9}
+    promised = {**about["metrics"], **boast, "passed": {**about["metrics"]["passed"], **boast}}
     boasting = replace(archived.bundles[2], manifest={**about, "metrics": promised})
     found = look(asking(archived.run(), decay=0.05), boasting)
     assert {(f.what, f.name) for f in found.findings} >= {("measured", "average precision")}
-    run = replace(run_in(tmp_path), pipeline=archived.run().pipeline)
+    run = asking(run_in(tmp_path))
     assert act(run, found, NOW)["alerted"]
     assert "alert decay of card_fraud" in alerts(caplog)[0]
+
+
+def test_an_alert_that_reached_nobody_is_raised_by_the_next_look(tmp_path: Path) -> None:
+    run = run_in(tmp_path)
+    found = Look("card_fraud", 2, "h", NOW, "rows", None, None, 900, findings=[Finding("inputs", "amount", 1.0, 0.2)])
+
+    def raised(name: str, later_ms: int, **channels: Any) -> bool:
+        file = msgspec.structs.replace(run.pipeline.file, alerts=Alerts(**channels))
+        named = replace(run, name=name, pipeline=type(run.pipeline)(file))
+        return bool(act(named, found, NOW + later_ms)["alerted"])
+
+    assert not raised("first", 0, webhook="http://127.0.0.1:9/nobody")
+    assert not raised("second", 1, kinds=["task_failed"])
+    assert raised("third", 2)
+    assert not raised("fourth", 3), "it was said a moment ago"
 
 
 def test_what_cannot_be_told_is_said(archived: Streamed, tmp_path: Path) -> None:
@@ -265,6 +286,37 @@ def test_a_judged_candidate_leaves_a_card_that_needs_nothing_else(archived: Stre
     for name in ("ROC", "Precision and recall", "Lift", "Calibration", "chip", "contactless", "card_testing"[:4],
                  "onnxruntime", bundle.content_hash, "candidate, not published"):  # fmt: skip
         assert name in words
+
+
+def test_a_card_tells_which_candidates_and_functions_failed(archived: Streamed, tmp_path: Path) -> None:
+    made = archived.run()
+    run = run_in(tmp_path)
+    shutil.copytree(made.folder, run.folder)
+    bundle, path = Bundle.from_bytes((made.folder / retrain.BUNDLE).read_bytes()), run.folder / "verdict.json"
+    assert "What failed and was left out" not in card(run, bundle, published=False)
+    failed = {"not_trained": {"forest": "MemoryError: <none> left"}, "raised": {"large_amount": "raised in 3 rows"}}
+    path.write_text(json.dumps({**json.loads(path.read_text()), **failed}))
+    words = " ".join(" ".join(parsed(card(run, bundle, published=False)).itertext()).split())
+    assert "forest was not trained: MemoryError: <none> left large_amount raised in 3 rows; it is not known" in words
+    path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k not in failed}))
+    assert "What failed and was left out" not in card(run, bundle, published=False), "as written by older code"
+
+
+@pytest.mark.parametrize(
+    ("declared", "says"),
+    [
+        ({}, "counts as genuine after 14d, a declined one as unknown; younger"),
+        ({"declined": "as_labelled"}, "counts as genuine after 14d; younger"),
+        ({"label_maturity": {"chargeback": "45d", "analyst": "3d"}}, "counts as genuine after 45d, a"),
+        ({"review": Review(learn="sampled")}, "only sampled events that somebody has labelled count, once"),
+    ],
+)
+def test_a_card_says_what_silence_counts_as(archived: Streamed, declared: dict[str, Any], says: str) -> None:
+    run = archived.run()
+    file = msgspec.structs.replace(run.pipeline.file, maturity="14d", **declared)
+    told = replace(run, pipeline=replace(run.pipeline, file=file))
+    bundle = Bundle.from_bytes((run.folder / retrain.BUNDLE).read_bytes())
+    assert says in card(told, bundle, published=False)
 
 
 def test_what_the_bundle_carries_for_its_card_is_small_and_harms_no_scoring(archived: Streamed) -> None:

@@ -4,7 +4,7 @@
     def refresh_lists(): ...                    in a DAG whose owner is the use case
 
 - A record of each try in the run's history: when, how long, how it ended, what it handed over (`riskflow runs list`).
-- A line in the log when it has ended. Airflow's own metrics count and time it, once OpenTelemetry is on (docs/airflow.md).
+- A line in the log when it has ended. Airflow's own metrics count and time it, once OpenTelemetry is on.
 - An alert on every channel of the use case's pipeline.yaml when it has failed for good.
 - What would fail the same way again is not tried again, and `Skipped` skips what waits for it.
 """

@@ -1,7 +1,7 @@
 """The sections `race:` and `ramp:` of pipeline.yaml: when a challenger has won, and how it takes over.
 
 race: {horizon: 14d, alpha: 0.05, margin: 0.0, metric: average_precision, fewest_frauds: 50, replicates: 2000,
-       meanwhile: wait}
+       meanwhile: wait, patience: 90d}
 ramp: {shares: [0.01, 0.1, 1.0], hold: 1h, fewest_events: 500, alert_ratio: 1.5, decline_ratio: 1.5, ...}
 """
 
@@ -33,6 +33,7 @@ class RaceFile(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     fewest_frauds: Whole = 50  # fewer say nothing
     replicates: Annotated[int, Meta(ge=200, le=100_000)] = 2_000
     meanwhile: Literal["wait", "replace", "join"] = "wait"  # what a retraining does while a race is not over
+    patience: str = "90d"  # of real time; a race that is not judged by then holds up no retraining
 
 
 class RampFile(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -52,7 +53,8 @@ class RampFile(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 def check_promotion(race: RaceFile, ramp: RampFile, at: Callable[[str], str]) -> None:
     """Raises DeclarationError for spans that are none, and for shares that do not rise."""
     spans = {f"ramp.{name}": getattr(ramp, name) for name in ("hold", "patience", "poll")}
-    for name, text in {"race.horizon": race.horizon, **spans}.items():
+    spans |= {"race.horizon": race.horizon, "race.patience": race.patience}
+    for name, text in spans.items():
         try:
             duration_ms(text)
         except DeclarationError as error:

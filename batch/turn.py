@@ -73,9 +73,12 @@ def _under_way(run: Run, registry: Registry, aliases: Mapping[str, Move]) -> str
 
 
 def _still_racing(run: Run, champion: Move, moves: list[Move]) -> str:
+    """Empty when its patience is at an end: too few frauds may ever be known among what nobody declines."""
     began_ms = max(move.at_ms for move in (champion, *moves))
     horizon, maturity_ms = run.pipeline.file.race.horizon, run.pipeline.maturity_ms
     until_ms = began_ms + duration_ms(horizon) + maturity_ms
+    if began_ms + duration_ms(run.pipeline.file.race.patience) < time.time() * 1000:
+        return ""
     who = ", ".join(str(move.version) for move in moves)
     return (
         f"version {who} races against champion {champion.version} since {_when(began_ms)}, and is judged about "

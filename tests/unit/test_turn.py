@@ -113,6 +113,16 @@ def test_a_race_that_nobody_won_is_over(racing: Racing) -> None:
     assert alias_for(racing.run, None) == "challenger"
 
 
+def test_a_race_that_is_not_judged_in_time_holds_up_nobody(racing: Racing, monkeypatch: pytest.MonkeyPatch) -> None:
+    racing.challenge()
+    days, now = 89, time.time()
+    monkeypatch.setattr(time, "time", lambda: now + days * 86_400)
+    with pytest.raises(RaceRuns):
+        alias_for(racing.run, None)
+    days = 91
+    assert alias_for(racing.run, None) == "challenger"
+
+
 def test_a_challenger_that_joined_after_the_verdict_races_anew(racing: Racing) -> None:
     racing.challenge()
     racing.judge(None)

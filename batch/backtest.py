@@ -20,7 +20,7 @@ import numpy as np
 
 from batch.past import FRAUD, GENUINE, TRUTH, UNDECIDED, UNKNOWN, Needs, Past
 from batch.replay import Progress
-from batch.retrain import Run
+from batch.run import Run
 from batch.score_batch import past_for, score_columns
 from batch.tally import HUNDREDTHS, Cell, Tally, tally
 from batch.training_set import WEIGHT

@@ -25,7 +25,7 @@ from batch.backtest import About, Backtest, Costs
 from batch.files import write_text
 from batch.lake import column_of, frame_of
 from batch.past import Needs
-from batch.retrain import Run
+from batch.run import Run
 from batch.tally import Tally, merge, split_by_day
 from riskflow.bundle import Bundle
 from riskflow.errors import RiskflowError

@@ -11,7 +11,7 @@ import polars as pl
 from batch.archive import archive
 from batch.guard import AT, CANARY, CHAMPION, ENTITY, PAIRS
 from batch.lake import BROKER_MS, EPOCH, OFFSET, PARTITION, read_topic
-from batch.retrain import Run
+from batch.run import Run
 from riskflow import moves
 from riskflow.evaluate import ID
 from riskflow.moves import Move

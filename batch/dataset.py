@@ -33,7 +33,7 @@ from riskflow.errors import RiskflowError
 from riskflow.plan import Plan
 
 if TYPE_CHECKING:
-    from batch.retrain import Run
+    from batch.run import Run
 
 FORMAT = 1
 MOST_NAMED = 5  # problems in one message
@@ -127,7 +127,7 @@ def _generation(run: Run, generation: int) -> dict[str, Any]:
 
 def rebuild(run: Run, manifest: Manifest) -> TrainingSet:
     """The training set of a manifest, the same bits; raises CannotRebuild naming what is not as it was."""
-    from batch.retrain import span_set, with_features
+    from batch.archived import span_set, with_features
 
     _refuse(manifest, [*_other_use(run, manifest), *changed_features(run.plan, manifest)])
     _refuse(manifest, [*_changed_rows(run, manifest), *_changed_files(run, manifest)])

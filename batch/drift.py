@@ -32,7 +32,7 @@ from batch.past import SCORE as LIVE_SCORE
 from batch.pipeline_watch import Watch
 from batch.profile import independent
 from batch.publish import champion_bundle
-from batch.retrain import Run, Summary
+from batch.run import Run, Summary
 from batch.snapshots import counted, read_snapshots
 from batch.storm import Storm
 from batch.training_set import AS_LABELLED, SAMPLED

@@ -14,7 +14,7 @@ import polars as pl
 
 from batch.horse_race import FRAUD, known_events
 from batch.metrics import average_precision
-from batch.retrain import Run
+from batch.run import Run
 from batch.shadow_scores import is_external, read_shadow_scores
 from batch.training_set import WEIGHT
 from riskflow.errors import NotReady

@@ -23,7 +23,7 @@ from batch.forecasts import FOLDER, Summary, error, kept
 from batch.past import ACTION, BUNDLE, SCORE, UNDECIDED, past
 from batch.read_only import Shelf
 from batch.replay import Progress
-from batch.retrain import Run
+from batch.run import Run
 from batch.shadow_scores import read_shadow_scores
 from batch.tally import Tally, tally
 from riskflow.bundle import Bundle

@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from batch.archived import collected
 from batch.backtest import Costs
 from batch.let_through import FEWEST, read_decisions
 from batch.pipeline_promotion import RaceFile
 from batch.race import COST, Entrant, Money, Result, race
-from batch.retrain import Run, collected
+from batch.run import Run
 from batch.shadow_scores import read_shadow_scores
 from batch.training_set import AS_LABELLED, WEIGHT
 from batch.truth import terms_of, truth

@@ -22,7 +22,7 @@ from riskflow.evaluate import ID
 from riskflow.policy import DECLINE, LET_THROUGH
 
 if TYPE_CHECKING:
-    from batch.retrain import Run
+    from batch.run import Run
 
 FEWEST = 30  # fewer of them do not show what is declined: each has the weight of many, and there may be none by chance
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from batch import retrain
 from batch.labels import complete_labels
-from batch.retrain import Run
+from batch.run import Run
 
 Tell = Callable[[str, str, str], None]  # step, state, detail
 Step = tuple[str, Callable[[], Any]]

@@ -17,10 +17,11 @@ import polars as pl
 from numpy.typing import NDArray
 
 from batch import lake
+from batch.archived import with_features
 from batch.generations import Generations
 from batch.history import history_columns
 from batch.replay import Progress, replay
-from batch.retrain import Run, with_features
+from batch.run import Run
 from batch.training_set import SOURCE, TARGET, WEIGHT
 from batch.truth import Truth, truth
 from riskflow.columns import Columns, Text, take

@@ -23,7 +23,8 @@ from batch.forecasts import keep
 from batch.importer import at_ms
 from batch.past import Needs, newest_event_ms
 from batch.read_only import Shelf
-from batch.retrain import PUBLISHED, Run
+from batch.retrain import PUBLISHED
+from batch.run import Run
 from batch.score_batch import past_for, score_columns, score_table
 from batch.task_runs import Skipped
 from riskflow.bundle import Bundle

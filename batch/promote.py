@@ -26,7 +26,7 @@ from batch.alerts import ROLLED_BACK, alert
 from batch.archive import archive
 from batch.canary_pairs import bring_pairs, canary_pairs
 from batch.horse_race import run_race
-from batch.retrain import Run, Summary
+from batch.run import Run, Summary
 from riskflow.durations import duration_ms
 from riskflow.errors import RiskflowError
 from riskflow.keys import load_private_key

@@ -16,7 +16,7 @@ import polars as pl
 
 from batch import lake
 from batch.files import write_text
-from batch.retrain import Run
+from batch.run import Run
 from batch.truth import mature_before_ms
 from riskflow.evaluate import ID, TIME
 

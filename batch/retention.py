@@ -20,7 +20,8 @@ from typing import Any
 from batch import checks, lake
 from batch.pipeline_dags import Maintain
 from batch.publish import VERDICT
-from batch.retrain import DATA, MANIFEST, PUBLISHED, Run
+from batch.retrain import DATA, MANIFEST, PUBLISHED
+from batch.run import Run
 from riskflow.durations import duration_ms
 from riskflow.errors import NotReady, RiskflowError
 from riskflow.names import Names

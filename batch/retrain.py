@@ -18,114 +18,44 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import replace
 
-import numpy as np
 import polars as pl
 
-from batch import checks, lake
+from batch import checks
+from batch.archived import CheckFailed, collected, seen_now, span_set, with_features
 from batch.files import write_text
-from batch.fold import fold, stage_orders
 from batch.gates import Gate
-from batch.generations import FILES, Generations, base
-from batch.given import Given, given_for
+from batch.gates.parity import OnnxParity
 from batch.history import history_columns
 from batch.judge import Judged, judge
-from batch.lake import Seen, as_columns
 from batch.mix_ups import check_ids, mixed_up
-from batch.pipeline import Pipeline
 from batch.publish import Published, champion_bundle, publish, read_verdict, write_verdict
-from batch.replay import Progress, replay
-from batch.review_sample import samples
+from batch.replay import replay
+from batch.run import Run, Summary
 from batch.train import Span, Trained
 from batch.train import train as race
-from batch.training_set import Terms, TrainingSet, resolve_labels, scored_columns, training_set
-from batch.truth import terms_of, truth_of
+from batch.training_set import TrainingSet
+from batch.truth import terms_of
 from riskflow.bundle import Bundle
-from riskflow.columns import Columns, concat, n_rows, take
-from riskflow.connect import connect
-from riskflow.errors import NotReady, RiskflowError
-from riskflow.evaluate import ID, KIND, Failures
+from riskflow.columns import Columns, n_rows
+from riskflow.errors import RiskflowError
+from riskflow.evaluate import Failures
 from riskflow.hashkey import read_hash_key
 from riskflow.keys import load_private_key, load_public_keys
-from riskflow.names import Names, checked
-from riskflow.plan import Plan
+from riskflow.names import checked
 from riskflow.policy import DAY_MS
-from riskflow.registry import CHAMPION, Registry
-from riskflow.settings import Settings
+from riskflow.registry import CHAMPION
 
-Summary = dict[str, Any]
 NOT_TRAINED = "not_trained.json"  # in a candidate's folder: why its training failed
 FRAME, DATA, BUNDLE, PUBLISHED = "frame.parquet", "data.json", "bundle.bin", "published.json"
 SEARCH = "search"
 MANIFEST = "manifest.json"
 
 log = logging.getLogger(__name__)
-
-
-class CheckFailed(RiskflowError):
-    """What has been archived is not fit to learn from; the message names each number and what is wanted."""
-
-    final = True
-
-
-@dataclass(frozen=True)
-class Run:
-    """One retraining of a use case. `name` becomes a folder. layer: the only one that is trained, None for all."""
-
-    plan: Plan
-    pipeline: Pipeline
-    conf: Settings
-    name: str
-    layer: str | None = None
-
-    @classmethod
-    def of(cls, plan: Plan, conf: Settings, name: str) -> Run:
-        """A run with the plan's own pipeline.yaml; any character of the name that a path could mind is replaced."""
-        safe = "".join(c if c.isalnum() or c in "-_" else "_" for c in name)[:120]
-        return cls(plan, Pipeline.of(plan), conf, safe or "run")
-
-    @property
-    def folder(self) -> Path:
-        return self.conf.home / "runs" / self.plan.name / self.name
-
-    @property
-    def candidates(self) -> list[str]:
-        """Who races; where one layer is trained alone, all that it knows."""
-        raced = self.pipeline.candidates(self.plan)
-        if self.layer not in self.plan.models:
-            return raced
-        known = self.plan.usecase.models[str(self.layer)].candidates
-        return [name for name in raced if name in known] or list(known)
-
-    @property
-    def names(self) -> Names:
-        return Names(self.plan.name, prefix=self.conf.topic_prefix)
-
-    def given(self, history: Path | None) -> Given:
-        """What the training is given beside its rows; history: where a search keeps its own, None for in memory."""
-        return given_for(self.plan, self.pipeline, self.registry, self.conf.keys_folder, history, self.layer)
-
-    def registry(self, usecase: str | None = None) -> Registry:
-        """The registry of this use case or of another; raises NotReady when Redis does not answer."""
-        import redis
-
-        client = connect(self.conf.redis_url)
-        try:
-            client.ping()
-        except redis.RedisError:
-            where = self.conf.redis_url.rpartition("@")[2]  # without a password
-            raise NotReady(f"Redis at {where} does not answer. Run `riskflow up`.") from None
-        return Registry(client, Names(usecase or self.plan.name, prefix=self.conf.topic_prefix))
-
-    def check_can_publish(self) -> None:
-        """Raises NotReady where Redis or the signing key is missing: better before training than after."""
-        self.registry()
-        load_private_key(self.conf.keys_folder)
 
 
 # ---- steps -----------------------------------------------------------------------------------------------------------
@@ -254,13 +184,14 @@ def judge_run(run: Run, alone: bool = False) -> Summary:
     raced = sorted((Trained.read(f.parent) for f in folders), key=lambda t: -t.average_precision)
     if not raced:
         raise RiskflowError(f"{run.plan.name}, run {run.name}: no candidate was trained. Train one first")
+    raced, unlike = _as_trained(run, raced)
     champion = None if alone else champion_bundle(run.registry(), load_public_keys(run.conf.keys_folder))
     about = {"run": run.name, **_manifest_hash(run)}
     judged = judge(run.plan, run.pipeline, data, span.validation(data), raced, champion, about)
     (run.folder / BUNDLE).unlink(missing_ok=True)
     if judged.bundle is not None:
         (run.folder / BUNDLE).write_bytes(judged.bundle.to_bytes())
-    verdict = replace(judged.verdict, not_trained=failed, raised=_raised(run))
+    verdict = replace(judged.verdict, not_trained=failed | unlike, raised=_raised(run))
     write_verdict(verdict, run.folder)
     _leave_card(run)
     return verdict.to_json()
@@ -270,6 +201,19 @@ def _not_trained(run: Run) -> dict[str, str]:
     """Candidates whose training failed, and why."""
     notes = sorted((run.folder / "candidates").glob(f"*/{NOT_TRAINED}"))
     return {note.parent.name: str(json.loads(note.read_text())) for note in notes}
+
+
+def _as_trained(run: Run, raced: list[Trained]) -> tuple[list[Trained], dict[str, str]]:
+    """Candidates whose ONNX files say what was trained, and of the others by how much they do not.
+
+    Where nobody else could be published all of them race, and the gate refuses the best one.
+    """
+    most = next((gate.most for gate in run.pipeline.gates if isinstance(gate, OnnxParity)), math.inf)
+    alike = [t for t in raced if t.furthest <= most]
+    if not any(t.models for t in alike):
+        return raced, {}
+    why = "its ONNX file differs from what was trained by up to {:.2g}: batch/export.py says what can be exported"
+    return alike, {t.candidate: why.format(t.furthest) for t in raced if t.furthest > most}
 
 
 def _raised(run: Run) -> dict[str, str]:
@@ -317,97 +261,6 @@ def frame_from_tables(run: Run, tables: Mapping[str, pl.DataFrame | None]) -> Su
     about = _write_frame(run, data, replayed.failures)
     dataset.write(dataset.of_tables(run, tables, terms, data), run.folder / MANIFEST)
     return about
-
-
-# ---- what has been archived ------------------------------------------------------------------------------------------
-
-
-def collected(run: Run) -> Columns:
-    """Rows of all feeds as they were archived, files of a first start included; features are not looked at."""
-    generations = _generations(run)
-    parts = [base(run.plan, part) for g in since_files(generations) for part in _parts(generations, g)]
-    return _nonempty(run, parts)
-
-
-def with_features(
-    run: Run, tell: Progress | None = None, seen: Seen | None = None, failures: Failures | None = None
-) -> Columns:
-    """The same rows with features by this plan: files in the order of time, what was streamed in its recorded order.
-
-    Everything is folded again, so a feature that has changed or is new needs no other way. seen: of the lake as it was.
-    failures: gets what the use case's functions raised; those rows have NaN there, as they have in the stream.
-    """
-    failures = Failures() if failures is None else failures
-    generations = Generations(run.plan, run.names, run.conf.lake_folder, seen)
-    parts: list[Columns] = []
-    for generation in since_files(generations):
-        history = generations.history(generation)
-        if history is not None:
-            begun = replay(run.plan, base(run.plan, history), tell=tell)
-            failures.include(begun.failures)
-            parts.append(begun.columns)
-        frame, scored = generations.applied(generation)
-        if scored:
-            rows = base(run.plan, as_columns(run.plan, frame))
-            orders = stage_orders(run.plan, rows, n_rows(rows))
-            folded = fold(run.plan, rows, orders, generations.records(generation), tell)
-            failures.include(folded.failures)
-            mine = folded.columns
-            parts.append(mine if scored == n_rows(rows) else take(mine, np.arange(scored)))
-    return _nonempty(run, [_wanted(run.plan, part) for part in parts])
-
-
-def _generations(run: Run) -> Generations:
-    return Generations(run.plan, run.names, run.conf.lake_folder)
-
-
-def since_files(generations: Generations) -> list[int]:
-    """Generations from the last one on that began with files: those hold everything from before."""
-    known = sorted({1, *generations.known()})
-    began = [g for g in known if generations.start(g).made_from == FILES]
-    return [g for g in known if not began or g >= began[-1]]
-
-
-def _parts(generations: Generations, generation: int) -> list[Columns]:
-    history = generations.history(generation)
-    rows = generations.rows(generation)
-    return [part for part in (history, rows) if part is not None and n_rows(part)]
-
-
-def _nonempty(run: Run, parts: Sequence[Columns]) -> Columns:
-    if not parts:
-        raise CheckFailed(
-            f"{run.plan.name}: the lake {run.conf.lake_folder} holds no rows. Run `riskflow archive {run.plan.name}` "
-            "once events were scored, or train from files: riskflow train"
-        )
-    return concat(parts)
-
-
-def _wanted(plan: Plan, columns: Columns) -> Columns:
-    names = dict.fromkeys([KIND, *scored_columns(plan), *plan.fields])
-    return {name: columns[name] for name in names}
-
-
-def seen_now(run: Run) -> Seen:
-    """The lake as it is now: rows that are archived from here on are not in what is read by it."""
-    folder, generations = run.conf.lake_folder, _generations(run)
-    read = since_files(generations)
-    topics = [run.names.rows, run.names.scores, *(generations.at(g).held for g in read)]
-    return Seen({t: lake.ends(folder, t) for t in topics}, tuple(read), tuple(samples(folder, run.plan.name)))
-
-
-def span_set(run: Run, columns: Columns, terms: Terms, seen: Seen | None = None) -> TrainingSet:
-    """The rows that the terms name, with what they turned out to be."""
-    labels = resolve_labels(run.plan, columns, terms.label_sources, terms.known_before_ms)
-    data = training_set(run.plan, columns, labels, terms.from_ms, terms.until_ms)
-    data = data.rows(np.sort(np.unique(_events(data), return_index=True)[1]))  # files may reach into what was streamed
-    known = truth_of(run, _events(data), data.at_ms, labels, terms, seen)
-    return data.standing_for(known.weight)
-
-
-def _events(data: TrainingSet) -> Any:
-    ids: Any = data.columns[ID]
-    return ids.hashes()
 
 
 # ---- files -----------------------------------------------------------------------------------------------------------

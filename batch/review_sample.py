@@ -30,7 +30,7 @@ from riskflow.policy import Numbers, uniform
 
 if TYPE_CHECKING:
     from batch.produce import Outgoing
-    from batch.retrain import Run
+    from batch.run import Run
 
 FOLDER = "_review"
 DECISION, UNCERTAIN, RANDOM = "decision", "uncertain", "random"

@@ -20,7 +20,7 @@ from batch.bundling import needed
 from batch.lake import series_of
 from batch.past import Needs, Past
 from batch.replay import Progress
-from batch.retrain import Run
+from batch.run import Run
 from riskflow.bundle import Bundle
 from riskflow.columns import F8, Columns, Text, concat, n_rows
 from riskflow.evaluate import ID

@@ -18,7 +18,7 @@ from batch.task_runs import Skipped, TaskRun
 from riskflow.errors import DeclarationError, RiskflowError
 
 if TYPE_CHECKING:  # a DAG file reads this at every parse: nothing heavy here
-    from batch.retrain import Run
+    from batch.run import Run
 
 Summary = Any
 Function = Callable[..., Summary]
@@ -75,7 +75,7 @@ def perform(asked: Asked, args: Mapping[str, Any], skip_unless: str = "") -> Sum
 
 def run_of(asked: Asked) -> Run:
     """The run that a task belongs to."""
-    from batch.retrain import Run
+    from batch.run import Run
     from riskflow.plan import Plan
     from riskflow.settings import settings
     from riskflow.usecase import load_usecase

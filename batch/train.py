@@ -63,6 +63,11 @@ class Trained:
     notes: dict[str, Any] = field(default_factory=dict)
     estimators: dict[str, Any] = field(default_factory=dict, repr=False)  # not handed over between tasks
 
+    @property
+    def furthest(self) -> float:
+        """The largest difference between a layer and its ONNX file."""
+        return max(self.parity.values(), default=0.0)
+
     def write(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in self.models.items():

@@ -25,7 +25,7 @@ from riskflow.columns import F8, I8, Columns, Text
 from riskflow.evaluate import ID, TIME
 
 if TYPE_CHECKING:
-    from batch.retrain import Run
+    from batch.run import Run
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 
 from batch.pipeline_dags import CHALLENGER, DRIFT, alias_of
 from batch.pipeline_promotion import JOIN, REPLACE
-from batch.retrain import Run
+from batch.run import Run
 from batch.verdicts import verdict_path
 from riskflow.bundle import verify
 from riskflow.durations import duration_ms

@@ -17,7 +17,7 @@ from batch.files import write_text
 from riskflow.moves import Move
 
 if TYPE_CHECKING:  # who only reads what was judged needs nothing that trains
-    from batch.retrain import Run
+    from batch.run import Run
 
 Verdict = dict[str, Any]
 

@@ -17,7 +17,7 @@ from batch import retrain, topics
 from batch.bundling import build_bundle
 from batch.history import history_columns
 from batch.replay import replay
-from batch.retrain import Run
+from batch.run import Run
 from batch.simulate import simulate
 from batch.train import make, one_thread
 from bench.events import START_MS, payments

@@ -25,7 +25,7 @@ from batch.importer import column_map, history
 from batch.local_chain import train_here
 from batch.publish import GatesFailed
 from batch.replay import Replayed, replay
-from batch.retrain import Run
+from batch.run import Run
 from batch.simulate import simulate
 from bench.events import START_MS
 from bench.prepare import plan_of, services

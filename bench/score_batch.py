@@ -26,7 +26,7 @@ from batch import lake, retrain
 from batch.history import history_columns
 from batch.past import ACTION, BUNDLE, SCORE
 from batch.replay import replay
-from batch.retrain import Run
+from batch.run import Run
 from batch.simulate import simulate
 from bench.events import START_MS
 from bench.prepare import environment

@@ -140,7 +140,7 @@ def _errors(run: Any, shelf: Any, chosen: Any, as_json: bool) -> None:
 
 def context(usecase: str) -> tuple[Any, Any]:
     from batch.read_only import Shelf
-    from batch.retrain import Run
+    from batch.run import Run
     from cli.common import load_plan
     from riskflow.settings import settings
 

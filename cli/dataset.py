@@ -46,7 +46,7 @@ def rebuild(
     riskflow dataset rebuild runs/card_fraud/first/manifest.json --out frame.parquet
     """
     from batch import dataset
-    from batch.retrain import Run
+    from batch.run import Run
     from cli.common import load_plan, writable
     from riskflow.settings import settings
 

@@ -103,7 +103,7 @@ def compare(a: Compared, b: Compared, usecase: UseCase = "card_fraud", as_json: 
 
 def _compare_with_external(registry: Registry, a: str, b: str, as_json: bool) -> None:
     from batch.external import beside_external
-    from batch.retrain import Run
+    from batch.run import Run
     from batch.shadow_scores import is_external
     from cli.common import load_plan
     from riskflow.errors import RiskflowError

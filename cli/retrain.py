@@ -93,7 +93,7 @@ def _here(usecase: str, asked: dict[str, Any], shown: Progress) -> dict[str, Any
 
     from batch.local_chain import retrain_here
     from batch.pipeline_search import searching
-    from batch.retrain import Run
+    from batch.run import Run
     from batch.turn import alias_for
     from cli.common import load_plan, user
     from riskflow.settings import settings

@@ -36,8 +36,8 @@ def sample(
 
     import msgspec
 
-    from batch.retrain import Run
     from batch.review_sample import review_step
+    from batch.run import Run
     from cli.common import load_plan, span_ms
     from riskflow.settings import settings
 

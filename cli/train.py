@@ -85,7 +85,7 @@ def train(
 
     from batch.importer import column_map, history
     from batch.pipeline_search import searching
-    from batch.retrain import Run
+    from batch.run import Run
     from cli.common import load_plan
     from riskflow.durations import duration_ms
     from riskflow.settings import settings
@@ -121,7 +121,7 @@ def _evaluate(
     plan: Any, pipeline: Any, tables: dict[str, Any], protocol: Protocol, folder: Path | None
 ) -> dict[str, Any]:
     from batch import evaluate as chain
-    from batch.retrain import Run
+    from batch.run import Run
     from riskflow.settings import settings
 
     if tables["labels"] is None:

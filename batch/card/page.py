@@ -27,7 +27,7 @@ from riskflow.explain import show, words
 
 if TYPE_CHECKING:
     from batch.pipeline import PipelineFile
-    from batch.retrain import Run
+    from batch.run import Run
 
 FILE, VERDICT, BUNDLE = "card.html", "verdict.json", "bundle.bin"
 TEMPLATE = Path(__file__).with_name("card.html.jinja")

@@ -16,6 +16,6 @@ class OnnxParity(Declared, tag="onnx_parity"):
     most: Positive = 1e-5
 
     def judge(self, case: Case) -> Gate:
-        largest = max(case.best.parity.values(), default=0.0)
+        largest = case.best.furthest
         layers = dict(case.best.parity)
         return self.outcome(largest <= self.most, f"{largest:.3g}", f"at most {self.most:g}", layers=layers)

@@ -11,7 +11,7 @@ from cli.demo.stage import READY_S, Stage, figures
 from cli.demo.town import DAY_MS
 
 if TYPE_CHECKING:
-    from batch.retrain import Run
+    from batch.run import Run
     from riskflow.settings import Settings
 
 QUICK = "logistic_regression"  # the first model; retraining races all candidates
@@ -110,7 +110,7 @@ def _modest_run(stage: Stage) -> Run:
 
     import msgspec
 
-    from batch.retrain import Run
+    from batch.run import Run
 
     run = Run.of(stage.plan, stage.conf, "first")
     half, older = run.pipeline.span_ms // 2 // DAY_MS, run.pipeline.maturity_ms // DAY_MS + 7

@@ -49,7 +49,7 @@ def first_guess(stage: Life) -> str:
     import msgspec
 
     from batch.local_chain import train_here
-    from batch.retrain import Run
+    from batch.run import Run
 
     run = Run.of(stage.plan, stage.conf, "first")
     file = msgspec.structs.replace(run.pipeline.file, candidates=[GUESS], promotion="at_once")

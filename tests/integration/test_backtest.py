@@ -19,8 +19,8 @@ from batch.let_through import read_decisions
 from batch.pipeline_review import Review
 from batch.read_log import read_log
 from batch.read_only import Shelf
-from batch.retrain import Run
 from batch.review_sample import DECISION, review_step
+from batch.run import Run
 from batch.score_batch import past_for, score_columns, score_table
 from batch.topics import Cluster
 from batch.training_set import TrainingSet

@@ -15,7 +15,7 @@ from batch.archive import archive
 from batch.drift import look, table_of
 from batch.past import archived_rows
 from batch.profile import profile_of
-from batch.retrain import Run
+from batch.run import Run
 from batch.snapshots import read_snapshots
 from batch.topics import Cluster
 from riskflow.bundle import Bundle

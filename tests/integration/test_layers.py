@@ -18,7 +18,7 @@ from batch import topics as batch_topics
 from batch.generations import FILES, Generations, Start
 from batch.history import history_columns
 from batch.replay import replay
-from batch.retrain import Run
+from batch.run import Run
 from batch.simulate import Shares, simulate
 from cli import retrain as command
 from ops.local import Services

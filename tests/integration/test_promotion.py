@@ -12,7 +12,7 @@ import pytest
 
 from batch import topics
 from batch.airflow_client import ENDED, Airflow
-from batch.retrain import Run
+from batch.run import Run
 from batch.task_runs import RUNNING, task_runs
 from batch.verdicts import verdict_path, write_verdict
 from ops import local

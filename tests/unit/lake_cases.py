@@ -16,7 +16,7 @@ from batch import lake, retrain
 from batch.history import history_columns
 from batch.pipeline_checks import Range
 from batch.replay import replay
-from batch.retrain import Run
+from batch.run import Run
 from batch.simulate import Delays, Shares, simulate
 from cli.common import load_plan
 from riskflow.bundle import Bundle, sign

@@ -22,7 +22,7 @@ from batch import canary_pairs, promote
 from batch.alerts import Alerts
 from batch.history import history_columns
 from batch.pipeline_promotion import RaceFile, RampFile
-from batch.retrain import Run
+from batch.run import Run
 from batch.simulate import Delays, Shares, World, simulate
 from riskflow.columns import n_rows
 from riskflow.evaluate import KIND

@@ -13,9 +13,10 @@ import polars as pl
 import pytest
 
 from batch import checks, retrain
+from batch.archived import CheckFailed
 from batch.gates import Gate
 from batch.pipeline_checks import Checks, FieldCheck, Range
-from batch.retrain import CheckFailed, Run
+from batch.run import Run
 from batch.simulate import World, simulate
 from batch.training_set import TrainingSet
 from tests.unit.lake_cases import DAY, SHARES, START, Streamed, run_in, streamed

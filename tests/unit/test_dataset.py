@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from batch import dataset, lake, retrain
 from batch.dataset import CannotRebuild
 from batch.retention import drop_old_runs
-from batch.retrain import Run
+from batch.run import Run
 from batch.table_hash import content_hash
 from batch.training_set import TrainingSet
 from cli import dataset as group

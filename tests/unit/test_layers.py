@@ -21,7 +21,7 @@ from batch.judge import Judged, judge
 from batch.kept import keep
 from batch.pipeline import Pipeline, PipelineFile
 from batch.pipeline_search import SearchFile, searching
-from batch.retrain import Run
+from batch.run import Run
 from batch.train import Learner, Span, train
 from batch.training_set import TrainingSet
 from batch.transfer import Transferred, fetch, merged_dictionaries

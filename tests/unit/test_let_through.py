@@ -17,8 +17,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from batch import lake, metrics
+from batch.archived import span_set, with_features
 from batch.let_through import Decisions, read_decisions, stands_for
-from batch.retrain import replay_frame, span_set, with_features
+from batch.retrain import replay_frame
 from batch.training_set import AS_LABELLED, TrainingSet
 from batch.truth import terms_of
 from batch.weights import fit

@@ -15,7 +15,7 @@ from batch.compare import Comparison
 from batch.gates import Gate
 from batch.judge import Verdict
 from batch.publish import GatesFailed, write_verdict
-from batch.retrain import Run
+from batch.run import Run
 from riskflow.bundle import Bundle
 from riskflow.keys import load_private_key, make_keys
 from riskflow.policy import Policy

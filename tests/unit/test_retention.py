@@ -27,7 +27,7 @@ from batch.retention import (
     needed_versions,
     pinned_versions,
 )
-from batch.retrain import Run
+from batch.run import Run
 from riskflow.errors import NotReady
 from riskflow.names import Names
 from riskflow.registry import Registry

@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 
 from batch import dataset, lake, retrain
+from batch.archived import CheckFailed, collected, with_features
 from batch.generations import FILES, Generations, Start
 from batch.history import history_columns
 from batch.pipeline_checks import Range
 from batch.replay import replay
-from batch.retrain import CheckFailed, Run
+from batch.run import Run
 from batch.simulate import Delays, Shares, simulate
 from batch.training_set import TrainingSet
 from cli.common import load_plan
@@ -69,7 +70,7 @@ def archived(tmp_path_factory: pytest.TempPathFactory) -> Lake:
 
 def test_files_and_streamed_rows_get_the_features_of_one_history(archived: Lake) -> None:
     run = archived.run()
-    found = retrain.with_features(run)
+    found = with_features(run)
     assert ids(found) == ids(archived.whole)
     for name in run.plan.features:
         np.testing.assert_array_equal(found[name], archived.whole[name], err_msg=name)
@@ -106,7 +107,7 @@ def test_one_row_on_which_a_function_raises_leaves_the_others_and_is_told(
     told = {"large_amount": f"raised in {len(there)} rows, such as ValueError: cannot be"}
     assert about["raised"] == told
     assert "one_bad_row: large_amount raised" in caplog.text
-    found = retrain.with_features(run)
+    found = with_features(run)
     assert np.flatnonzero(np.isnan(np.asarray(found["large_amount"]))).tolist() == sorted(
         {*there, *np.flatnonzero(np.isnan(np.asarray(archived.whole["large_amount"])))}
     )
@@ -154,7 +155,7 @@ def test_a_set_with_files_is_made_again_though_another_began(archived: Lake, tmp
         Start(2, FILES, layout=layout, rows_from=rows_from), replay(run.plan, history).records, None, history
     )
     assert dataset.rebuild(run, manifest).table().equals(data.table())
-    assert n_rows(retrain.collected(run)) == 500, "what is new is learned from alone now"
+    assert n_rows(collected(run)) == 500, "what is new is learned from alone now"
     path = generations.folder(1) / "history.parquet"
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(dataset.CannotRebuild, match=r"card_fraud\.g1/history\.parquet is not what it was"):

@@ -14,8 +14,9 @@ import pytest
 
 from batch import dataset, lake, review_sample
 from batch.pipeline_review import Review
-from batch.retrain import Run, replay_frame
+from batch.retrain import replay_frame
 from batch.review_sample import DECISION, RANDOM, UNCERTAIN, draw, read_odds, review_step, samples, stands_for
+from batch.run import Run
 from batch.training_set import TrainingSet
 from riskflow.columns import Text
 from riskflow.errors import NotReady, RiskflowError

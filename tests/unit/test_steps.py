@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
+import numpy as np
 import polars as pl
 import pytest
+from sklearn.impute import SimpleImputer
+from sklearn.pipeline import make_pipeline
 from typer.testing import CliRunner
 
 from batch import lake, ready, retrain
+from batch.archived import CheckFailed
+from batch.gates.parity import OnnxParity
 from batch.lake import part_name
 from batch.past_steps import Wish, moment_ms
-from batch.retrain import Run
+from batch.run import Run
 from batch.steps import STEPS, Asked, run_name
 from batch.task_runs import FAILED, REFUSED, RUNNING, SKIPPED, SUCCESS, Skipped, TaskRun, failed_outside, recorded
 from batch.task_runs import task_runs as history
@@ -39,7 +46,7 @@ def tried(name: str = "check", **more: Any) -> TaskRun:
     ("error", "outcome"),
     [
         (Skipped("nothing new"), SKIPPED),
-        (retrain.CheckFailed("too few rows"), REFUSED),
+        (CheckFailed("too few rows"), REFUSED),
         (NotReady("no Kafka"), FAILED),
         (KeyboardInterrupt(), FAILED),
     ],
@@ -218,14 +225,35 @@ def test_a_candidate_that_fails_is_listed_and_the_others_race(framed: Run) -> No
     assert json.loads((framed.folder / "verdict.json").read_text())["not_trained"] == verdict["not_trained"]
 
 
+def test_a_candidate_that_onnx_cannot_say_leaves_the_race_and_alone_meets_the_gate(framed: Run) -> None:
+    """A tree that has met missing values is exported without its branches for them, and would win here."""
+    from tests.unit.training_cases import linear, rows, small_plan, tree
+
+    data: Any = rows()
+    low_or_missing = np.where(np.arange(len(data)) % 2, np.nan, -9.0)  # both belong to the left of any split
+    data.columns["noise"] = np.where(data.fraud == 1, low_or_missing, data.columns["noise"])
+    data.write(framed.folder / retrain.FRAME)
+    plan = small_plan(linear=lambda: make_pipeline(SimpleImputer(), linear()), tree=tree)
+    gates: list[Any] = [OnnxParity()]
+    file = msgspec.structs.replace(framed.pipeline.file, candidates=["linear", "tree"], gates=gates)
+    run = replace(framed, plan=plan, pipeline=replace(framed.pipeline, file=file))
+    for candidate in ("linear", "tree"):
+        retrain.train(run, candidate)
+    verdict = retrain.judge_run(run, alone=True)
+    assert verdict["candidate"] == "linear"
+    assert "differs from what was trained" in verdict["not_trained"]["tree"]
+    shutil.rmtree(run.folder / "candidates" / "linear")
+    verdict = retrain.judge_run(run, alone=True)
+    assert (verdict["candidate"], verdict["not_trained"]) == ("tree", {})
+    assert "onnx_parity" in {gate["name"] for gate in verdict["gates"] if not gate["passed"]}
+
+
 def test_so_it_is_without_airflow(framed: Run) -> None:
     assert [t["candidate"] for t in retrain.train_all(framed)] == ["linear"]
     assert set(retrain.judge_run(framed, alone=True)["not_trained"]) == {"broken"}
 
 
 def test_where_all_fail_the_error_is_theirs(framed: Run) -> None:
-    import msgspec
-
     file = msgspec.structs.replace(framed.pipeline.file, candidates=["broken"])
     alone = replace(framed, pipeline=replace(framed.pipeline, file=file))
     with pytest.raises(RuntimeError, match="no such estimator"):

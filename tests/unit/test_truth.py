@@ -18,6 +18,7 @@ import polars as pl
 import pytest
 
 from batch import drift, lake
+from batch.archived import collected
 from batch.backtest import About, Backtest
 from batch.findings import decayed
 from batch.history import history_columns
@@ -30,7 +31,7 @@ from batch.past import ACTION, SCORE, archived_rows, past
 from batch.pipeline_promotion import RaceFile
 from batch.pipeline_watch import Watch
 from batch.race import Result
-from batch.retrain import Run, collected
+from batch.run import Run
 from batch.shadow_scores import COLUMNS
 from batch.tally import tally
 from batch.training_set import WEIGHT, TrainingSet

@@ -16,7 +16,7 @@ import pytest
 
 from batch.bundling import build_bundle
 from batch.pipeline_promotion import RaceFile
-from batch.retrain import Run
+from batch.run import Run
 from batch.steps import Asked, turn
 from batch.task_runs import Skipped
 from batch.turn import RaceRuns, alias_for

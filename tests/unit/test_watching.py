@@ -27,7 +27,7 @@ from batch.gates import Kind
 from batch.local_chain import train_here
 from batch.pipeline_review import Review
 from batch.pipeline_watch import Watch
-from batch.retrain import Run
+from batch.run import Run
 from cli import backtest as backtest_command
 from cli import drift as drift_command
 from cli import report as report_command

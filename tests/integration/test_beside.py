@@ -231,6 +231,7 @@ def test_both_are_killed_while_one_takes_over_from_the_other(
         check_everything(plan, plan, made.generation, 1, world)
 
 
+@pytest.mark.long
 def test_a_switch_that_is_killed_is_run_again(
     services: Services, tmp_path: Path, workers: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -111,6 +111,7 @@ def retrain_by_command(*words: str) -> dict[str, Any]:
     return dict(json.loads(result.stdout.splitlines()[-1]))
 
 
+@pytest.mark.long
 def test_the_command_trains_one_layer_on_what_was_archived(services: Services, tables: dict[str, Any]) -> None:
     """A lake that begins with files; all layers, then one of them with a search."""
     with cases.prefixed("alone."):

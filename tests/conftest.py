@@ -20,10 +20,10 @@ hypothesis.settings.load_profile("riskflow")
 ADDRESSES = [service.variable for service in SERVICES.values()]
 
 
-# Files of tests that fit models for seconds.
+# Files of tests that fit models, or play many races, for seconds.
 LEARNS = {
     "backtest", "checks", "dataset", "evaluate_command", "gates", "judge", "layers", "let_through", "lint", "race",
-    "retrain", "review_sample", "score_batch", "search", "train", "transfer", "transient", "watching",
+    "retrain", "review_sample", "score_batch", "search", "train", "transfer", "transient", "truth", "watching",
 }  # fmt: skip
 
 
@@ -54,13 +54,17 @@ def _publish(environment: pytest.MonkeyPatch, found: Services) -> None:
 
 # What starts Airflow: two at once are too much for two cores, so one process has all of it, from the start.
 AIRFLOW = ("tests/e2e/", "tests/integration/test_airflow.py")
+# What imports Airflow, which takes 4 s: in one process, too.
+IMPORTS_AIRFLOW = tuple(f"tests/unit/test_{name}.py" for name in ("airflow_metrics", "dags", "late", "own_tasks"))
 
 
 class ByFile(LoadFileScheduling):
     """A file's tests in one process, those with Airflow in one together."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return "airflow" if nodeid.startswith(AIRFLOW) else str(super()._split_scope(nodeid))
+        if nodeid.startswith(AIRFLOW):
+            return "airflow"
+        return "imports airflow" if nodeid.startswith(IMPORTS_AIRFLOW) else str(super()._split_scope(nodeid))
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:

@@ -116,6 +116,7 @@ def stops(rng: Any, limits: RampFile, alike: bool) -> bool:
     return any(failed(pairs(canary[:n], champion[:n], entity[:n]), limits) for n in range(40, 481, 40))
 
 
+@pytest.mark.learns
 @pytest.mark.parametrize("alike", [True, False])
 def test_one_that_is_no_different_is_stopped_with_a_chance_of_at_most_alpha_however_often_somebody_looks(
     alike: bool,

@@ -215,6 +215,7 @@ def framed(tmp_path: Path) -> Run:
     return run
 
 
+@pytest.mark.learns
 def test_a_candidate_that_fails_is_listed_and_the_others_race(framed: Run) -> None:
     retrain.train(framed, "linear")
     with pytest.raises(RuntimeError):
@@ -225,6 +226,7 @@ def test_a_candidate_that_fails_is_listed_and_the_others_race(framed: Run) -> No
     assert json.loads((framed.folder / "verdict.json").read_text())["not_trained"] == verdict["not_trained"]
 
 
+@pytest.mark.learns
 def test_a_candidate_that_onnx_cannot_say_leaves_the_race_and_alone_meets_the_gate(framed: Run) -> None:
     """A tree that has met missing values is exported without its branches for them, and would win here."""
     from tests.unit.training_cases import linear, rows, small_plan, tree

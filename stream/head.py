@@ -37,7 +37,7 @@ from redis.exceptions import (
 from riskflow.connect import is_cluster
 from riskflow.errors import Leave, NotReady
 from riskflow.names import Names
-from riskflow.state import BEHIND, HELD_UNTIL_MS, LEFT_FOR, UNTIL
+from riskflow.state import BEHIND, HELD_UNTIL_MS, LEFT_FOR, UNTIL, WATERMARK
 
 log = structlog.get_logger(__name__)
 REFUSED = (BusyLoadingError, ReadOnlyError, OutOfMemoryError, NoScriptError)
@@ -48,7 +48,7 @@ AWAY = (ConnectionError, TimeoutError, OSError, *REFUSED, *CLUSTER_AWAY)
 SAYS_AWAY = ("MISCONF", "the handler is closed", "has no attribute 'writelines'")
 RETRY_S = 0.2
 SAY_S = 5.0  # between two words about the same
-FIELDS = ("position", "epoch", "topic_id", "layout", "applied", "sent", "roster", "starts", "parked", BEHIND)
+FIELDS = ("position", "epoch", "topic_id", "layout", "applied", "sent", "roster", "starts", "parked", BEHIND, WATERMARK)
 
 # The clock is Redis' own: workers' clocks differ and jump, and an epoch that was lost must not be given again.
 CLAIM = f"""
@@ -138,6 +138,7 @@ class Head:
     roster: dict[str, Any]
     starts: int
     parked: list[int] = field(default_factory=list)  # offsets that people took out with `riskflow park`
+    watermark: int = 0  # the newest day that the rows before the position have shown
     behind: int | None = None  # the generation that still scores what this one only counts
     ended: bool = False  # this generation takes no more from here
     fence: int = 0  # before this offset, outputs may have left already: no swap
@@ -162,6 +163,7 @@ class Head:
         numbers = {k: int(values[k]) for k in ("position", "epoch", "starts")}
         parts = {k: json.loads(values[k]) for k in ("applied", "sent", "roster", "parked")}
         parts[BEHIND] = json.loads(values[BEHIND]) or None
+        numbers[WATERMARK] = json.loads(values[WATERMARK]) or 0
         return cls(
             redis, names, stage, partition, topic_id=values["topic_id"], layout=values["layout"], keys=keys,
             **numbers, **parts,
@@ -200,6 +202,7 @@ class Commit:
     applied: dict[str, int] | None = None
     sent: dict[str, int] | None = None
     roster: dict[str, Any] | None = None
+    watermark: int | None = None
     entities: Sequence[bytes] = ()
     records: Sequence[bytes] = ()
     nothing_waits: bool = False  # at a claim: it was not this partition that the starts before failed at
@@ -214,6 +217,8 @@ class Commit:
         for name, value in (("applied", self.applied), ("sent", self.sent), ("roster", roster)):
             if value is not None:
                 new[name] = msgspec.json.encode(value).decode()
+        if self.watermark is not None:
+            new[WATERMARK] = self.watermark
         if self.position > self.head.position or self.nothing_waits:
             new["starts"] = 0
         head = packed([str(x).encode() for pair in new.items() for x in pair])
@@ -229,6 +234,7 @@ class Commit:
         head.applied = head.applied if self.applied is None else self.applied
         head.sent = head.sent if self.sent is None else self.sent
         head.roster = head.roster if self.roster is None else self.roster
+        head.watermark = head.watermark if self.watermark is None else self.watermark
 
 
 async def load(wanted: Sequence[tuple[Head, Sequence[bytes]]]) -> list[list[bytes | None]]:

@@ -293,7 +293,7 @@ def replayed(stage: Any, rows: list[Row]) -> dict[bytes, bytes]:
         return {}
     columns = columns_of(rows)
     entities, slots = evaluate.entities_of(stage, columns)
-    seen = evaluate.observe(plan(), stage, columns, slots, [None] * len(entities), evaluate.Failures())
+    seen = evaluate.observe(plan(), stage, columns, slots, [None] * len(entities), {0: 0}, evaluate.Failures())
     return {b"e:" + e: r for e, r in zip(entities, seen.records, strict=True)}
 
 

@@ -7,6 +7,7 @@ and what a worker that lost its partition still sends equals what its successor 
     claim   take the partition: a higher epoch than anybody before
     load    head and records at once; another epoch or position: leave
     commit  records and head at once; no answer: look what happened, then done, again, or leave
+    sweep   some records that are dead at the head's watermark are deleted (stream/sweep.py)
 """
 
 from __future__ import annotations
@@ -98,6 +99,23 @@ redis.call('HSET', KEYS[1], unpack(cmsgpack.unpack(ARGV[3])))
 return {1}
 """
 
+# How a record says when it was touched is in riskflow/records.py.
+SWEEP = f"""
+local stored = redis.call('HMGET', KEYS[1], 'epoch', 'position', '{WATERMARK}')
+if stored[1] ~= ARGV[1] or stored[2] ~= ARGV[2] then return {{0, stored[1] or 'none', stored[2] or 'none'}} end
+local found = redis.call('HSCAN', KEYS[2], ARGV[3], 'COUNT', ARGV[5])
+local oldest, deleted = tonumber(stored[3] or 0) - tonumber(ARGV[4]), 0
+for i = 1, #found[2], 2 do
+  local touched, scale, at = 0, 1, 2
+  repeat
+    local digit = string.byte(found[2][i + 1], at)
+    touched, scale, at = touched + digit % 128 * scale, scale * 128, at + 1
+  until digit < 128
+  if touched < oldest then deleted = deleted + redis.call('HDEL', KEYS[2], found[2][i]) end
+end
+return {{1, found[1], deleted}}
+"""
+
 
 def for_each(script: str, keys: int, arguments: int) -> str:
     """The script on several heads of one server: so many keys and arguments for each, an answer from each."""
@@ -117,7 +135,7 @@ return answers
 FOR_EACH = {LOAD: for_each(LOAD, 2, 3), GATE: for_each(GATE, 1, 2), COMMIT: for_each(COMMIT, 2, 4)}
 SHA = {
     script: hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
-    for script in (CLAIM, LOAD, GATE, COMMIT, *FOR_EACH.values())
+    for script in (CLAIM, LOAD, GATE, COMMIT, SWEEP, *FOR_EACH.values())
 }
 
 
@@ -254,7 +272,7 @@ async def commit(commits: Sequence[Commit]) -> None:
         try:
             answers = await run_script(left[0].head.redis, COMMIT, [(c.head.keys, c.arguments()) for c in left])
         except Exception as error:
-            if not _away(error):
+            if not away(error):
                 raise
             if waited % SAY_S < RETRY_S:
                 log.warning("no answer to a commit", stage=left[0].head.stage, error=repr(error), waited_s=waited)
@@ -333,7 +351,7 @@ def packed(values: Sequence[bytes]) -> bytes:
     return b"".join(parts)
 
 
-def _away(error: Exception) -> bool:
+def away(error: Exception) -> bool:
     """Whether Redis is away, or answers that it takes nothing now."""
     said = str(error) if isinstance(error, ResponseError | RuntimeError | AttributeError) else ""
     return isinstance(error, AWAY) or any(words in said for words in SAYS_AWAY)
@@ -346,7 +364,7 @@ async def until_answered(call: Any) -> Any:
         try:
             return await call()
         except Exception as error:
-            if not _away(error):
+            if not away(error):
                 raise
             if not isinstance(error, NoScriptError) and waited % SAY_S < RETRY_S:
                 log.warning("Redis is away, waiting", error=repr(error), waited_s=round(waited, 1))

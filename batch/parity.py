@@ -241,7 +241,7 @@ class _Job:
         wrong = 0
         for stage in self.plan.stages:
             name = stage.entity.field
-            expected = _by_partition(self.records[name], partitions)
+            expected = by_partition(self.records[name], partitions)
             for p in range(partitions):
                 watermark = self.watermarks[name].get(p, self.begun[name])
                 found = self.store.hgetall(self.names.records(name, p))
@@ -280,7 +280,8 @@ def order_errors(plan: Plan, rows: Columns) -> int:
     return wrong
 
 
-def _by_partition(records: Records, partitions: int) -> list[dict[bytes, bytes]]:
+def by_partition(records: Records, partitions: int) -> list[dict[bytes, bytes]]:
+    """The fields of each partition's records in Redis."""
     out: list[dict[bytes, bytes]] = [{} for _ in range(partitions)]
     ids = list(records)
     to = partition_of(Text.of(ids), partitions).tolist() if ids else []

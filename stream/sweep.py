@@ -16,7 +16,7 @@ from riskflow.plan import Plan
 from stream import metrics
 from stream.head import SWEEP, Head, away, run_script
 
-RECORDS = 500  # looked at in one step, about; Redis is kept for half a millisecond
+RECORDS = 200  # looked at in one step, about: Redis is kept for half a millisecond
 
 
 class Partitions(Protocol):

@@ -19,7 +19,7 @@ from tests.unit.test_windows import assert_equals_brute_force, same_bits
 ALL, MARKED = all_windows(), with_marks()
 CARD_DAYS = 91 + 30  # the longest ring, and the days of grace
 FIRST = START - START % DAY
-modest = settings(max_examples=25, deadline=None)
+modest = settings(max_examples=100, deadline=None)
 
 # Who, how many days after the one before, how late, and which of the ids that came before (0: a new one).
 lives = st.lists(
@@ -159,6 +159,13 @@ def test_copies_and_rows_without_the_entity_move_no_watermark() -> None:
     assert [w[0] for w in before] == [FIRST // DAY + 9, FIRST // DAY]
     of.block(columns_of([paid(b"2", 9), paid(b"2", 400)]))  # a copy, and the same id with other content
     assert (of.duplicates, of.conflicts, of.watermarks) == (1, 1, before)
+
+
+def test_records_of_another_grace_are_of_another_layout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or who is dead would depend on the code that was running then."""
+    before = plan_of().layout_fingerprint
+    monkeypatch.setattr("riskflow.windows.GRACE_DAYS", 31)
+    assert plan_of().layout_fingerprint != before
 
 
 def test_partitions_have_watermarks_of_their_own() -> None:

@@ -18,7 +18,7 @@ from tests.unit.kernel_cases import DAY
 from tests.unit.test_dead_entities import FIRST, MARKED, folded, lives, paid, rows_of
 from tests.unit.test_windows import columns_of, same_bits
 
-modest = settings(max_examples=8, deadline=None)
+modest = settings(max_examples=100, deadline=None)
 Found = list[tuple[int, int, int, int]]
 
 

@@ -9,11 +9,15 @@ from typing import Any
 import pytest
 from redis.exceptions import ConnectionError, ResponseError
 
+from riskflow.names import Names
+from riskflow.state import WATERMARK, new_head
+from stream.head import SHA, Commit, Head, commit
 from stream.sweep import Sweep
+from tests.model.store import Client, Store, Version
 from tests.unit.kernel_cases import plan_of
-from tests.unit.lane_cases import Slow, give, lanes_of, settle
+from tests.unit.lane_cases import Slow, give, lanes_of, no_gate, settle
 
-PLAN = plan_of()
+PLAN, NAMES = plan_of(), Names("tried")
 
 
 class Redis:
@@ -99,3 +103,31 @@ async def test_only_partitions_are_at_rest_in_which_nothing_waits_and_nothing_is
         for ending in stage.ending:
             ending.set()
         await settle()
+
+
+async def test_a_watermark_is_committed_with_the_records_and_a_head_without_one_has_seen_no_day() -> None:
+    store, key = Store(), NAMES.head("card", 0)
+    values = {name: value for name, value in new_head(5, "id", "layout").items() if name != WATERMARK}
+    store.write(key, Version(0, {k.encode(): str(v).encode() for k, v in values.items()}, {}))
+    store.scripts.update(SHA.values())
+    client: Any = Client(store, no_gate)
+    one = await Head.claim(client, NAMES, "card", 0, "id")
+    assert one.watermark == 0
+    await commit([Commit(one, 6, watermark=20_000, entities=[b"c"], records=[b"\3\xa0\x9c\1\0"])])
+    await commit([Commit(one, 7)])
+    again = await Head.claim(client, NAMES, "card", 0, "id")
+    assert one.watermark == again.watermark == 20_000
+
+
+async def test_a_worker_that_has_lost_the_partition_deletes_nothing() -> None:
+    store, key = Store(), NAMES.head("card", 0)
+    stored = {k.encode(): str(v).encode() for k, v in new_head(5, "id", "layout", 20_000).items()}
+    store.write(key, Version(0, stored, {b"e:c": b"\3\5\0"}))
+    store.scripts.update(SHA.values())
+    client: Any = Client(store, no_gate)
+    one = await Head.claim(client, NAMES, "card", 0, "id")
+    two = await Head.claim(client, NAMES, "card", 0, "id")
+    await sweep(one).step()
+    assert store.now(key).records  # type: ignore[union-attr]
+    await sweep(two).step()
+    assert not store.now(key).records  # type: ignore[union-attr]

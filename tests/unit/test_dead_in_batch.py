@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from batch.dead import differing, first_watermark, without_dead
 from batch.fold import fold, stage_orders
+from batch.lake import NOWHERE
 from batch.replay import recorded_orders, replay
 from batch.unfinished import full
 from riskflow.columns import Columns, n_rows, take
@@ -96,3 +97,15 @@ def test_a_dead_record_may_be_deleted_or_not_and_any_other_must_be_the_same() ->
     assert differing(stage, expected, here, FIRST // DAY) == 1
     assert differing(stage, expected, {**here, b"c": here[b"here"]}, today) == 1
     assert differing(stage, here, {**here, b"c": here[b"here"]}, today) == 1
+
+
+def test_rows_on_no_log_of_a_stage_are_of_one_more_partition() -> None:
+    """What was half sent when a generation was left is on none of its logs."""
+    rows = columns_of([paid(b"1", 0), paid(b"2", 500, b"other"), paid(b"3", 1)])
+    at, nowhere = np.arange(3), np.array([0, 0, NOWHERE], np.int32)
+    logs = {"_log_card": at, "_part_card": nowhere, INTAKE_LOG: at, INTAKE_PARTITION: np.zeros(3, np.int32)}
+    columns = full(MARKED, {**rows, **logs})
+    found = fold(MARKED, columns, stage_orders(MARKED, columns, 2), {})
+    assert found.watermarks["card"] == {0: FIRST // DAY + 500, NOWHERE: FIRST // DAY + 1}
+    known: Any = found.columns["usual_amount_mean_30d"]
+    assert known[2] == 5.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from batch.dead import first_watermark
 from batch.replay import Records
 from batch.topics import stages
 from riskflow.columns import Text, partition_of
@@ -32,17 +33,21 @@ def write_heads(
     names: Names,
     topics: Mapping[str, tuple[str, int]],
     positions: Mapping[tuple[str, int], int],
+    records: Mapping[str, Records],
     behind: int | None = None,
 ) -> None:
     """New heads: intake's at these positions, those of internal logs at their beginning.
 
-    topics: name -> (topic id, partitions). behind: the generation that scores as long as this one runs beside it.
+    topics: name -> (topic id, partitions). records: those that the generation begins with. behind: the generation that
+    scores as long as this one runs beside it.
     """
     pipe = store.pipeline(transaction=False)
     for stage, topic, internal in stages(plan, names):
         topic_id, partitions = topics[topic]
+        watermark = first_watermark(records[stage]) if internal else 0
         for p in range(partitions):
-            head = new_head(0 if internal else positions.get((stage, p), 0), topic_id, plan.layout_fingerprint)
+            position = 0 if internal else positions.get((stage, p), 0)
+            head = new_head(position, topic_id, plan.layout_fingerprint, watermark)
             if behind is not None and not internal:
                 head[BEHIND] = behind
             pipe.delete(names.head(stage, p))

@@ -16,6 +16,7 @@ import numpy as np
 from batch.archive import archive
 from batch.begin import write_heads, write_records
 from batch.carry import carried_rows
+from batch.dead import without_dead
 from batch.fold import Folded, fold, stage_orders
 from batch.generations import ARCHIVE, Generations, Start, before
 from batch.heads import Passing, read_heads
@@ -124,15 +125,16 @@ class _Job:
         self._wait_archived()
         finished, rows, folded = self._folded(begin)
         self._make_topics()
-        write_records(self.store, self.new, folded.records, self.partitions)
+        kept = without_dead(self.plan, folded.records)
+        write_records(self.store, self.new, kept, self.partitions)
         flat = {(feed, int(p)): offset for feed, of in begin.items() for p, offset in of.items()}
-        write_heads(self.store, self.plan, self.new, self.there, flat, behind=self.old.generation)
+        write_heads(self.store, self.plan, self.new, self.there, flat, kept, behind=self.old.generation)
         start = Start(
             self.new.generation, ARCHIVE, self.old.generation, self.plan.layout_fingerprint, {}, begin, beside=True
         )
-        self.generations.write(start, folded.records, carried_rows(self.plan, rows, folded, finished), None)
+        self.generations.write(start, kept, carried_rows(self.plan, rows, folded, finished), None)
         self.store.set(self.new.beside, self.new.generation)
-        records = {stage: len(found) for stage, found in folded.records.items()}
+        records = {stage: len(found) for stage, found in kept.items()}
         return Beside(self.new.generation, self.old.generation, finished, self.partitions, records)
 
     def _intake(self) -> dict[str, dict[str, int]]:

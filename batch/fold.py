@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from batch.dead import first_watermarks
 from batch.lake import NOWHERE
 from batch.replay import CHUNK_ROWS, Progress, Records
 from riskflow import evaluate
@@ -30,6 +31,7 @@ class Folded:
     columns: Columns
     passed: list[Numbers] = field(default_factory=list)
     records: dict[str, Records] = field(default_factory=dict)
+    watermarks: dict[str, dict[int, int]] = field(default_factory=dict)  # stage -> partition -> day
     conflicts: list[int] = field(default_factory=list)
     duplicates: int = 0
     failures: Failures = field(default_factory=Failures)
@@ -70,7 +72,8 @@ def fold(
 ) -> Folded:
     """Folds rows into records. orders[k]: the rows that take part in stage k, in order; a row refused earlier does not.
 
-    A row that is in a later stage's order only brings the features of the stages before it in `columns`.
+    A row that is in a later stage's order only brings the features of the stages before it in `columns`. Rows that are
+    on no log of a stage are of one more partition there.
     """
     out = Folded(_with_room(plan, columns, orders))
     out.records = {e: dict(records.get(e, {})) for e in plan.entities}
@@ -91,7 +94,7 @@ def features_before(plan: Plan, stage: int) -> list[str]:
 
 def _with_room(plan: Plan, columns: Columns, orders: list[Numbers]) -> Columns:
     """Base columns, and features that are NaN where a stage will work them out."""
-    base = [KIND, ID, TIME, *plan.entities, *plan.fields]
+    base = [KIND, ID, TIME, *plan.entities, *plan.fields, *(log_columns(e)[1] for e in plan.entities)]
     out: Columns = {name: columns[name] for name in base}
     n = n_rows(columns)
     for name in plan.features:
@@ -114,7 +117,10 @@ def _only(degraded: Any, n: int, fresh: Numbers) -> Text:
 
 
 def _stage(plan: Plan, stage: Stage, out: Folded, order: Numbers, tell: Progress | None) -> Numbers:
-    known = [KIND, ID, TIME, *plan.entities, *plan.fields, *features_before(plan, stage.index)]
+    part = log_columns(stage.entity.field)[1]
+    known = [KIND, ID, TIME, *plan.entities, *plan.fields, part, *features_before(plan, stage.index)]
+    rows_there = take({part: out.columns[part]}, order)
+    out.watermarks[stage.entity.field] = first_watermarks(stage, rows_there, out.records[stage.entity.field])
     passed = []
     for first in range(0, len(order), CHUNK_ROWS):
         rows = order[first : first + CHUNK_ROWS]
@@ -131,12 +137,14 @@ def _stage(plan: Plan, stage: Stage, out: Folded, order: Numbers, tell: Progress
 
 
 def _observe(plan: Plan, stage: Stage, chunk: Columns, out: Folded) -> evaluate.Observation:
-    records = out.records[stage.entity.field]
+    records, watermarks = out.records[stage.entity.field], out.watermarks[stage.entity.field]
     if stage.index == 0:
         evaluate.start(plan, chunk, out.failures)
     entities, slots = evaluate.entities_of(stage, chunk)
-    seen = evaluate.observe(plan, stage, chunk, slots, [records.get(e) for e in entities], out.failures)
+    known = [records.get(e) for e in entities]
+    seen = evaluate.observe(plan, stage, chunk, slots, known, watermarks, out.failures)
     records.update(zip(entities, seen.records, strict=True))
+    watermarks.update(seen.watermarks)
     return seen
 
 

@@ -20,6 +20,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from batch import lake
+from batch.dead import differing, first_watermark
 from batch.fold import Folded, fold, stage_orders
 from batch.generations import Generations, present_generation
 from batch.parked import Parked, parked_messages, read_parked
@@ -33,7 +34,7 @@ from riskflow.evaluate import ID, KIND
 from riskflow.names import Names
 from riskflow.plan import Plan
 from riskflow.settings import Settings
-from riskflow.state import INTAKE_LOG, INTAKE_PARTITION, ROW_BITS, log_columns
+from riskflow.state import INTAKE_LOG, INTAKE_PARTITION, ROW_BITS, WATERMARK, log_columns
 
 Stopped = dict[int, NDArray[np.int64]]
 
@@ -124,6 +125,8 @@ class _Job:
     def __init__(self, plan: Plan, conf: Settings, store: Any, generations: Generations, names: Names) -> None:
         self.plan, self.conf, self.store, self.generations, self.names = plan, conf, store, generations, names
         self.records: dict[str, Records] = {}
+        self.watermarks: dict[str, dict[int, int]] = {}
+        self.begun: dict[str, int] = {}
         self.passed: dict[str, dict[int, int]] = {}
 
     def run(self, cluster: Cluster, there: dict[str, int], since_ms: int | None) -> Parity:
@@ -148,8 +151,10 @@ class _Job:
 
     def _fold(self, rows: Columns, finished: int, parked: Parked) -> Folded:
         orders = stage_orders(self.plan, rows, finished, parked.stopped(self.plan, rows))
-        folded = fold(self.plan, rows, orders, self.generations.records(self.names.generation))
-        self.records = folded.records
+        first = self.generations.records(self.names.generation)
+        folded = fold(self.plan, rows, orders, first)
+        self.records, self.watermarks = folded.records, folded.watermarks
+        self.begun = {stage: first_watermark(first.get(stage, {})) for stage in self.plan.entities}
         return folded
 
     def _compare(
@@ -232,13 +237,16 @@ class _Job:
         return [(p, o, name) for p, o, name in left if (feed, p, o) not in skip]
 
     def compare_records(self, out: Parity, partitions: int) -> None:
-        """Records in Redis that are not the replay's bytes, missing and extra ones included."""
+        """Records in Redis that are not the replay's bytes, missing and extra ones included; and watermarks."""
         wrong = 0
-        for stage in self.plan.entities:
-            expected = _by_partition(self.records[stage], partitions)
+        for stage in self.plan.stages:
+            name = stage.entity.field
+            expected = by_partition(self.records[name], partitions)
             for p in range(partitions):
-                found = self.store.hgetall(self.names.records(stage, p))
-                wrong += sum(expected[p].get(k) != found.get(k) for k in expected[p].keys() | found.keys())
+                watermark = self.watermarks[name].get(p, self.begun[name])
+                found = self.store.hgetall(self.names.records(name, p))
+                wrong += differing(stage, expected[p], found, watermark)
+                wrong += watermark != int(self.store.hget(self.names.head(name, p), WATERMARK) or 0)
                 out.records += len(found)
         out.records_differing = wrong
 
@@ -272,7 +280,8 @@ def order_errors(plan: Plan, rows: Columns) -> int:
     return wrong
 
 
-def _by_partition(records: Records, partitions: int) -> list[dict[bytes, bytes]]:
+def by_partition(records: Records, partitions: int) -> list[dict[bytes, bytes]]:
+    """The fields of each partition's records in Redis."""
     out: list[dict[bytes, bytes]] = [{} for _ in range(partitions)]
     ids = list(records)
     to = partition_of(Text.of(ids), partitions).tolist() if ids else []

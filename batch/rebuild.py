@@ -25,6 +25,7 @@ from batch.archive import archive
 from batch.begin import write_heads, write_records
 from batch.beside import check_none_beside
 from batch.carry import blocks, carried_rows, known_at_last, pending_rows
+from batch.dead import without_dead
 from batch.fold import Folded, fold, stage_orders
 from batch.generations import ARCHIVE, FILES, Generations, Start
 from batch.handover import Heads, close, reopen
@@ -303,8 +304,9 @@ class _Rebuild:
     ) -> None:
         """Records, heads, the generation's beginning in the lake, and last the number."""
         self._still_stopped()
+        records = without_dead(self.plan, records)
         write_records(self.store, self.new, records, self.partitions)
-        write_heads(self.store, self.plan, self.new, self.there, taken.positions)
+        write_heads(self.store, self.plan, self.new, self.there, taken.positions, records)
         closed = self._close_old() if self.new != self.old else {}
         try:
             self.generations.write(self._start(taken, made_from), records, carried, history)

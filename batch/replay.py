@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from batch.dead import first_watermarks
 from riskflow import evaluate
 from riskflow.columns import Columns, Text, concat, n_rows, take
 from riskflow.evaluate import ID, KIND, TIME, Failures
@@ -31,6 +32,7 @@ class Replayed:
 
     columns: Columns
     records: dict[str, Records]  # stage -> entity -> packed record
+    watermarks: dict[str, dict[int, int]] = field(default_factory=dict)  # stage -> partition -> day
     failures: Failures = field(default_factory=Failures)
     duplicates: int = 0
     conflicts: int = 0
@@ -47,6 +49,7 @@ def replay(
 
     columns: ids, times and declared fields (riskflow.evaluate). orders: for each stage, the row numbers of `columns` in
     the order of that stage's log; the order as given by default. records: where to begin; nothing is known by default.
+    Rows without positions are of one partition.
     """
     out = Replayed(columns, {s.entity.field: dict((records or {}).get(s.entity.field, {})) for s in plan.stages})
     numbered = np.arange(n_rows(columns))
@@ -83,6 +86,7 @@ def recorded_orders(plan: Plan, columns: Columns) -> list[Order]:
 def _stage(plan: Plan, stage: Stage, out: Replayed, tell: Progress | None) -> Order:
     parts, kept = [], []
     records = out.records[stage.entity.field]
+    watermarks = out.watermarks[stage.entity.field] = first_watermarks(stage, out.columns, records)
     n = n_rows(out.columns)
     for first in range(0, max(n, 1), CHUNK_ROWS):
         rows = np.arange(first, min(first + CHUNK_ROWS, n))
@@ -90,8 +94,10 @@ def _stage(plan: Plan, stage: Stage, out: Replayed, tell: Progress | None) -> Or
         if stage.index == 0:
             evaluate.start(plan, chunk, out.failures)
         entities, slots = evaluate.entities_of(stage, chunk)
-        seen = evaluate.observe(plan, stage, chunk, slots, [records.get(e) for e in entities], out.failures)
+        known = [records.get(e) for e in entities]
+        seen = evaluate.observe(plan, stage, chunk, slots, known, watermarks, out.failures)
         records.update(zip(entities, seen.records, strict=True))
+        watermarks.update(seen.watermarks)
         out.duplicates += seen.duplicates
         out.conflicts += len(seen.conflicts)
         parts.append(seen.columns)

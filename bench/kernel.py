@@ -108,7 +108,8 @@ def payments(plan: Plan, n: int, customers: int, terminals: int, days: int = 30)
 def loop_alone(plan: Plan, columns: Columns) -> Callable[[], Any]:
     stage = plan.stages[0]
     entities, slots = evaluate.entities_of(stage, columns)
-    rows = evaluate.kernel_rows(plan, stage, columns, slots)
+    one_partition = np.zeros(len(slots), np.int64), np.zeros(1, np.int64)
+    rows = evaluate.kernel_rows(plan, stage, columns, slots, *one_partition)
     counts = np.bincount(slots, minlength=len(entities))
     room = np.tile(counts[:, None], (1, len(stage.layout.rings)))
     states = kernel.unpack(stage.layout, [None] * len(entities), room)
@@ -124,14 +125,16 @@ def in_blocks(plan: Plan, columns: Columns, size: int) -> Callable[[], Any]:
 def replay(plan: Plan, blocks: list[Columns]) -> list[dict[bytes, bytes]]:
     """All stages over blocks, with records kept packed between them; returns the records."""
     records: list[dict[bytes, bytes]] = [{} for _ in plan.stages]
+    watermarks = [{0: 0} for _ in plan.stages]
     failures = evaluate.Failures()
     for block in blocks:
         columns = dict(block)
         evaluate.start(plan, columns, failures)
-        for stage, known in zip(plan.stages, records, strict=True):
+        for stage, known, days in zip(plan.stages, records, watermarks, strict=True):
             entities, slots = evaluate.entities_of(stage, columns)
-            out = evaluate.observe(plan, stage, columns, slots, [known.get(e) for e in entities], failures)
+            out = evaluate.observe(plan, stage, columns, slots, [known.get(e) for e in entities], days, failures)
             known.update(zip(entities, out.records, strict=True))
+            days.update(out.watermarks)
             columns = out.columns
     return records
 

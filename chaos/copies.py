@@ -1,5 +1,8 @@
 """Which messages are copies: a plain model of the last 32 ids of each entity, in the order of its logs.
 
+Who is not seen while the newest day of his partition goes on by more than the time to live is dead: what comes of him
+then is new. A generation begins with the newest day at which any of its entities was seen.
+
 Each generation decides in the order of its own logs. One that was made beside another begins with what the other one
 had taken up to some offset of each feed, counts what comes behind it in an order of its own, and what it decides is
 decisive from the cut on.
@@ -7,6 +10,8 @@ decisive from the cut on.
 
 from __future__ import annotations
 
+from collections import defaultdict
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,8 +24,18 @@ from riskflow.plan import Plan
 
 RING = 32
 NOTHING, NEW, DUPLICATE, CONFLICT = 0, 1, 2, 3
-Rings = dict[bytes, list[tuple[tuple[bool, bytes], bool]]]
 Mask = NDArray[np.bool_]
+
+
+@dataclass
+class Known:
+    """Of one entity: what its last ids were, each with whether it had other content, and when it was seen."""
+
+    ids: list[tuple[tuple[bool, bytes], bool]] = field(default_factory=list)
+    seen: int = 0  # newest day of its partition by then
+
+
+Rings = dict[bytes, Known]
 
 
 class Copies:
@@ -47,14 +62,14 @@ class Copies:
                 break
             start, cut = self._generations.start(generation), self._generations.cut(generation)
             if start.beside and cut is not None:
-                rings = {entity: list(ring) for entity, ring in before.items()}
+                rings = _copied(before)
                 self._fold(taken_over, rings, self._standing_before(start.feeds), decisive=None)
-                before = {entity: list(ring) for entity, ring in rings.items()}
+                before = _copied(rings)
                 everything = np.ones(self._places.size, np.bool_)
                 self._fold(generation, rings, everything, decisive=~self._standing_before(cut.feeds))
             else:
                 self.rebuilt |= generation > 1
-                before = {entity: list(ring) for entity, ring in rings.items()}
+                before = _copied(rings)
                 self._fold(generation, rings, self._out == NOTHING, decisive=self._out == NOTHING)
             taken_over = generation
         return self._out
@@ -64,12 +79,16 @@ class Copies:
         seen = ~wanted
         names = self._generations.at(generation)
         repeated = Repeated(self._places)
-        for partition, place, entity, name in observer.read_first_log(self._plan, names, self._logs, self._places):
+        days = Days(rings, self._plan.stages[0].layout.live_days)
+        for partition, place, entity, name, day in observer.read_first_log(self._plan, names, self._logs, self._places):
             repeated.add(partition, place, bool(seen[place]))
             if seen[place]:
                 continue
             seen[place] = True
-            verdict = _decide(rings.setdefault(entity, []), (self._events[place], name), self._other[place])
+            known = days.of(partition, entity)
+            verdict = _decide(known.ids, (self._events[place], name), self._other[place])
+            if verdict == NEW:
+                days.see(partition, known, day)
             if decisive is not None and decisive[place]:
                 self._out[place] = verdict
         if decisive is not None:
@@ -84,6 +103,30 @@ class Copies:
                 first = self._places.of(kind, int(partition), 0)
                 out[first : first + offset] = True
         return out
+
+
+def _copied(rings: Rings) -> Rings:
+    return {entity: Known(list(known.ids), known.seen) for entity, known in rings.items()}
+
+
+class Days:
+    """How far each partition of a generation is, and so who is dead."""
+
+    def __init__(self, rings: Rings, live_days: int) -> None:
+        self._rings, self._live_days = rings, live_days
+        begun = max((known.seen for known in rings.values()), default=0)
+        self._newest: dict[int, int] = defaultdict(lambda: begun)
+
+    def of(self, partition: int, entity: bytes) -> Known:
+        """What is known of an entity, where a row of it comes next; nothing when it is dead."""
+        known = self._rings.setdefault(entity, Known())
+        if self._newest[partition] - known.seen > self._live_days:
+            known = self._rings[entity] = Known()
+        return known
+
+    def see(self, partition: int, known: Known, day: int) -> None:
+        """A row that counts came on this day."""
+        known.seen = self._newest[partition] = max(self._newest[partition], day)
 
 
 class Repeated:

@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 from batch.read_log import read_log
 from batch.topics import Cluster
 from riskflow.columns import Columns
-from riskflow.evaluate import ID, KIND
+from riskflow.evaluate import ID, KIND, TIME
 from riskflow.names import Names
 from riskflow.plan import Plan
 from riskflow.state import INTAKE_LOG, INTAKE_PARTITION, ROW_BITS
+from riskflow.windows import DAY
 from riskflow.wire import decode
 
 I8 = NDArray[np.int64]
@@ -196,12 +197,15 @@ def places_of(places: Places, columns: Columns) -> I8:
     return places.many(columns[KIND], columns[INTAKE_PARTITION], log >> ROW_BITS)
 
 
-def read_first_log(plan: Plan, names: Names, logs: Logs, places: Places) -> Iterator[tuple[int, int, bytes, bytes]]:
-    """(partition, place, entity, id) of every row on the first entity's logs, in order, sent again or not."""
+def read_first_log(
+    plan: Plan, names: Names, logs: Logs, places: Places
+) -> Iterator[tuple[int, int, bytes, bytes, int]]:
+    """(partition, place, entity, id, day) of every row on the first entity's logs, in order, sent again or not."""
     entity = plan.entities[0]
     for partition, record in logs.records(names.by(entity)):
         columns, _ = decode(record.value)
         ids: Any = columns[ID]
         entities: Any = columns[entity]
         where = places_of(places, columns).tolist()
-        yield from zip(repeat(partition), where, entities.values(), ids.values(), strict=False)
+        days = (np.asarray(columns[TIME]) // DAY).tolist()
+        yield from zip(repeat(partition), where, entities.values(), ids.values(), days, strict=False)

@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from batch.archive import archive
+from batch.dead import differing
 from batch.generations import Generations, present_generation
-from batch.parity import Parity, parity
-from batch.replay import recorded_orders, replay
+from batch.parity import Parity, by_partition, parity
+from batch.replay import Replayed, recorded_orders, replay
 from chaos import observer
 from chaos.copies import CONFLICT, DUPLICATE, NEW, NOTHING, Copies
 from chaos.observer import Feeds, Logs, Places, Scores
@@ -205,7 +206,7 @@ class Judge:
         bare = {name: column for name, column in rows.items() if name not in made}
         again = replay(self.plan, bare, recorded_orders(self.plan, rows))
         self.out.wrong["differing_features"] = self._differing_features(rows, again.columns)
-        self._compare_records(again.records)
+        self._compare_records(again)
 
     def _differing_features(self, rows: Columns, again: Columns) -> int:
         """Rows of which any feature is not the replay's."""
@@ -217,18 +218,17 @@ class Judge:
             wrong |= _bits(rows[name])[a] != _bits(again[name])[b]
         return int(wrong.sum())
 
-    def _compare_records(self, expected: dict[str, dict[bytes, bytes]]) -> None:
-        """Records in Redis that are not the replay's bytes, missing and extra ones included."""
+    def _compare_records(self, again: Replayed) -> None:
+        """Records in Redis that are not the replay's bytes, missing and extra ones included; the dead may be gone."""
         wrong = records = 0
-        for entity, mine in expected.items():
-            seen = 0
-            for partition in self.logs.partitions(self.names.by(entity)):
-                for name, value in self.store.hgetall(self.names.records(entity, partition)).items():
-                    known = mine.get(name[2:])
-                    wrong += known != value
-                    seen += known is not None
-                    records += 1
-            wrong += len(mine) - seen
+        for stage in self.plan.stages:
+            entity = stage.entity.field
+            partitions = self.logs.partitions(self.names.by(entity))
+            expected = by_partition(again.records[entity], len(partitions))
+            for partition in partitions:
+                found = self.store.hgetall(self.names.records(entity, partition))
+                wrong += differing(stage, expected[partition], found, again.watermarks[entity].get(partition, 0))
+                records += len(found)
         self.out.wrong["differing_records"] = wrong
         self.out.counts["records"] = records
 

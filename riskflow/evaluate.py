@@ -9,7 +9,7 @@ Columns of rows on their way (names with an underscore are ours, so no field can
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -24,6 +24,7 @@ from riskflow.declare import CATEGORY, TEXT
 from riskflow.errors import DeclarationError
 from riskflow.hashing import add_named, add_named_numbers
 from riskflow.plan import DISTINCT_OF, Plan, Stage
+from riskflow.state import log_columns
 
 KIND, ID, TIME, DEGRADED = "_kind", "_id", "at_ms", "_degraded"
 
@@ -52,7 +53,8 @@ class Failures:
 
 @dataclass
 class Observation:
-    """One stage's answer: the rows that go on (with features), those refused, and the new record of each entity."""
+    """One stage's answer: the rows that go on (with features), those refused, each entity's new record, and the
+    watermarks after them."""
 
     columns: Columns
     kept: NDArray[np.int64]  # rows of the input that go on
@@ -60,6 +62,7 @@ class Observation:
     duplicates: int
     late: int
     records: list[bytes]
+    watermarks: dict[int, int]
 
 
 def entities_of(stage: Stage, columns: Columns) -> tuple[list[bytes], NDArray[np.int64]]:
@@ -70,22 +73,32 @@ def entities_of(stage: Stage, columns: Columns) -> tuple[list[bytes], NDArray[np
     return ids.take(first_rows).values(), numbers
 
 
+def partitions_of(stage: Stage, columns: Columns) -> NDArray[np.int64]:
+    """The partition of the stage's log that each row came in; rows without positions are of one."""
+    part: Any = columns.get(log_columns(stage.entity.field)[1])
+    return np.zeros(n_rows(columns), np.int64) if part is None else part
+
+
 def observe(
     plan: Plan,
     stage: Stage,
     columns: Columns,
     slots: NDArray[np.int64],
     records: Sequence[bytes | None],
+    watermarks: Mapping[int, int],
     failures: Failures,
 ) -> Observation:
     """Folds rows, in order, into the records of their entities, and calculates what has become known.
 
-    columns: what has travelled so far. slots: from entities_of. records: packed, None where never seen.
+    columns: what has travelled so far. slots: from entities_of. records: packed, None where never seen. watermarks: the
+    newest day, by partition (partitions_of), that rows before these have shown; 0 before there was any.
     """
     n = n_rows(columns)
     there = np.flatnonzero(slots >= 0)
     rows = columns if len(there) == n else take(columns, there)
-    kernel_input = kernel_rows(plan, stage, rows, slots[there])
+    partitions, part = np.unique(partitions_of(stage, rows), return_inverse=True)
+    days = np.array([watermarks[p] for p in partitions.tolist()], np.int64)
+    kernel_input = kernel_rows(plan, stage, rows, slots[there], part, days)
     try:
         out, new_records = kernel.observe(stage.loop, stage.layout, len(stage.reads), kernel_input, records)
     except NumbaError as error:
@@ -110,6 +123,7 @@ def observe(
         int((verdicts == kernel.DUPLICATE).sum()),
         out.late,
         new_records,
+        dict(zip(partitions.tolist(), out.watermarks.tolist(), strict=True)),
     )
 
 
@@ -190,7 +204,14 @@ def _scatter(values: NDArray[np.float64], rows: NDArray[np.int64], n: int) -> ND
     return out
 
 
-def kernel_rows(plan: Plan, stage: Stage, rows: Columns, slots: NDArray[np.int64]) -> kernel.Rows:
+def kernel_rows(
+    plan: Plan,
+    stage: Stage,
+    rows: Columns,
+    slots: NDArray[np.int64],
+    part: NDArray[np.int64],
+    watermarks: NDArray[np.int64],
+) -> kernel.Rows:
     kinds: Any = rows[KIND]
     times: Any = rows[TIME]
     return kernel.Rows(
@@ -199,6 +220,8 @@ def kernel_rows(plan: Plan, stage: Stage, rows: Columns, slots: NDArray[np.int64
         at_ms=times,
         slot=slots,
         observed=_observed(stage, rows),
+        part=part,
+        watermarks=watermarks,
         **_identity(plan, stage, rows),
     )
 

@@ -43,11 +43,11 @@ class LayoutMaker:
                 at += WIDTH[key[1]]
 
     def description(self) -> str:
-        """What decides whether a packed record can still be read."""
+        """What decides whether a packed record can still be read, and says the same."""
         rings = [(ring, self._length(ring), sorted(cells.items())) for ring, cells in self.rings.items()]
         fields = {r.field for r in self.reads if r.field in self.nodes}
         prints = sorted((f, self.nodes[f].fingerprint) for f in fields)
-        return repr((kernel.VERSION, rings, prints, kernel.TILES_MS))
+        return repr((kernel.VERSION, rings, prints, kernel.TILES_MS, kernel.GRACE_DAYS))
 
     def layout(self, keeps_ids: bool) -> kernel.Layout:
         """The tables; keeps_ids for the first entity, which knows duplicates."""

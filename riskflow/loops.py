@@ -1,7 +1,7 @@
 """The loop of one entity as text: its rings, windows and marks unrolled, so that the compiler sees every number.
 
 A general loop over the layout's tables spends most of its time on reading them. What is computed stands in
-riskflow.aggregates and riskflow.windows; here is only the order: identify, read, mark, write.
+riskflow.aggregates and riskflow.windows; here is only the order: forget who is dead, identify, read, mark, write.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ import numpy as np
 from numba import njit
 from riskflow.aggregates import {functions}
 from riskflow.aggregates import inlined
-from riskflow.windows import check_id, first_tile, last_tile, tile_for
+from riskflow.windows import DAY, check_id, first_tile, forget, last_tile, tile_for
 
 
 """
@@ -45,10 +45,10 @@ def write_{index}(e, t, now, place, data, bits, observed, observed_bits, i):
 _OBSERVE = """
 @njit(cache=True, error_model="numpy")
 def observe(kind, at_ms, slot, kinds_read, event, content, observed, observed_bits, reads, verdict,
-            place, data, bits, ids, checks, n_ids, acc, acc_bits, begin, end):
+            place, data, bits, ids, checks, n_ids, touched, part, watermarks, acc, acc_bits, begin, end):
     late = 0
     for i in range(begin, end):
-        row, e, k, t = i - begin, slot[i], kind[i], at_ms[i]
+        row, e, k, t, p = i - begin, slot[i], kind[i], at_ms[i], part[i]
 """
 
 
@@ -108,10 +108,14 @@ def _block(depth: int, lines: Iterable[str]) -> str:
 
 
 def _observe(layout: Layout, rings: Sequence[_Ring], marks: Sequence[MarkCall]) -> Iterator[str]:
+    yield f"if watermarks[p] - touched[e] > {layout.live_days}:"
+    yield f"    forget(e, {len(rings)}, place, n_ids)"
     if layout.keeps_ids:
         yield "verdict[i] = check_id(ids, checks, n_ids, e, event[i], content[i])"
         yield "if verdict[i] != 0:"
         yield "    continue"
+    yield "watermarks[p] = max(watermarks[p], t // DAY)"
+    yield "touched[e] = max(touched[e], watermarks[p])"
     for size in dict.fromkeys(r.tile_ms for r in rings):
         yield f"now_{size} = t // {size}"
     yield "if kinds_read[k]:"

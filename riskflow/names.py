@@ -16,8 +16,8 @@ Topics of a use case (prefix + use case + one word):
 
 Redis keys:
 
-    {uc:g3:stage:partition}:head      position, epoch, applied, sent, roster: never expires
-    {uc:g3:stage:partition}:records   field e:<entity> -> packed record: never expires, nor does a dead entity's
+    {uc:g3:stage:partition}:head      position, epoch, applied, sent, roster, watermark: never expires
+    {uc:g3:stage:partition}:records   field e:<entity> -> packed record: goes when its entity is dead (stream/sweep.py)
     {uc}:generation                   the generation that workers use: never expires
     {uc}:beside                       the one that is made beside it; goes when it takes over (`riskflow switch`)
     {uc}:bundle:<version>             signed bundle: never expires, deleted by `maintain` when no alias needs it

@@ -1,6 +1,9 @@
 """The bytes of a record: what is known about one entity, packed. Lossless and canonical: equal states are equal bytes.
 
-    version | ids: how many, then 10 bytes each (first entity only) | how many tiles each ring has | the tiles
+    version | touched | ids: how many, then 10 bytes each (first entity only) | how many tiles each ring has | the tiles
+
+*Touched* is the watermark, in days, that the entity's newest row stood at (riskflow/windows.py): who has not been
+touched for long is dead. It stands in front, so that a sweep need not read on (stream/sweep.py).
 
 A tile is its distance from the one before and its cells. A cell is a varint whose two low bits say what follows: 0 an
 integer, 1 eight raw bytes, 3 hundredths, 2 one of: as the cell before; NaN; hundredths missed by a few last bits, as
@@ -20,7 +23,7 @@ F8 = NDArray[np.float64]
 I8 = NDArray[np.int64]
 U1 = NDArray[np.uint8]
 
-VERSION = 2  # 2: the ids' content checks leave out what a row does not have
+VERSION = 3  # 3: when the entity was touched last; 2: the ids' content checks leave out what a row does not have
 IDS = 32  # ids that an entity remembers, to know a duplicate
 BASE, ROOM, LO, HI = range(4)  # columns of `place`
 _BYTES_A_NUMBER = 10  # no varint and no cell is longer
@@ -30,11 +33,11 @@ _AS_BEFORE, _NAN = 2, 6
 _MOST_OFF = 28  # so that NaN's number and this fit into one byte
 
 
-def unpack_into(packed: Sequence[bytes], widths: I8, rows: I8, keeps_ids: bool) -> tuple[I8, F8, tuple[I8, I8, I8]]:
-    """(place, data, ids) of records with room for rows[slot, ring] more tiles each; see windows.States."""
+def unpack_into(packed: Sequence[bytes], widths: I8, rows: I8, keeps_ids: bool) -> tuple[I8, F8, tuple[I8, I8, I8], I8]:
+    """(place, data, ids, touched) of records with room for rows[slot, ring] more tiles each; see windows.States."""
     data, starts = _joined(packed)
-    used = np.zeros(rows.size, np.int64)
-    _count_tiles(data, starts, len(widths), keeps_ids, used)
+    used, touched = np.zeros(rows.size, np.int64), np.zeros(len(packed), np.int64)
+    _count_tiles(data, starts, len(widths), keeps_ids, used, touched)
     place = np.zeros((rows.size, 4), np.int64)
     place[:, ROOM] = used + rows.reshape(-1)
     sizes = place[:, ROOM] * np.tile(widths, len(packed))
@@ -43,18 +46,29 @@ def unpack_into(packed: Sequence[bytes], widths: I8, rows: I8, keeps_ids: bool) 
     slots = len(packed) if keeps_ids else 0
     ids = np.zeros((slots, IDS), np.int64), np.zeros((slots, IDS), np.int64), np.zeros(slots, np.int64)
     _unpack(data, starts, widths, keeps_ids, place, cells, cells.view(np.int64), *ids)
-    return place, cells, ids
+    return place, cells, ids, touched
 
 
-def pack_from(slots: int, place: I8, data: F8, ids: tuple[I8, I8, I8], widths: I8, keeps_ids: bool) -> list[bytes]:
+def pack_from(place: I8, data: F8, ids: tuple[I8, I8, I8], touched: I8, widths: I8, keeps_ids: bool) -> list[bytes]:
     """The packed records of all slots, in order."""
+    slots = len(touched)
     used = (place[:, HI] - place[:, LO]).reshape(slots, len(widths)) * (widths * _BYTES_A_NUMBER)
-    a_slot = 1 + _BYTES_A_NUMBER * (1 + len(widths)) + (_ID_BYTES * IDS if keeps_ids else 0)
+    a_slot = 1 + _BYTES_A_NUMBER * (2 + len(widths)) + (_ID_BYTES * IDS if keeps_ids else 0)
     out, ends = np.empty(int(used.sum()) + slots * a_slot, np.uint8), np.empty(slots, np.int64)
-    _pack(place, data, data.view(np.int64), *ids, widths, keeps_ids, out, ends)
+    _pack(place, data, data.view(np.int64), *ids, touched, widths, keeps_ids, out, ends)
     bounds = [0, *ends.tolist()]
     whole = out[: bounds[-1]].tobytes()
     return [whole[a:b] for a, b in pairwise(bounds)]
+
+
+def touched_days(packed: Sequence[bytes]) -> I8:
+    """When the entities of these records were touched last, by the records' first bytes alone."""
+    front = b"".join([record[1 : 1 + _BYTES_A_NUMBER].ljust(_BYTES_A_NUMBER, b"\0") for record in packed])
+    found = np.frombuffer(front, np.uint8).reshape(-1, _BYTES_A_NUMBER).astype(np.int64)
+    behind = np.zeros(found.shape, np.bool_)  # the number's last byte, the first below 128
+    behind[:, 1:] = np.logical_or.accumulate(found < 128, axis=1)[:, :-1]
+    days: I8 = (np.where(behind, 0, found & 127) << (7 * np.arange(_BYTES_A_NUMBER))).sum(axis=1)
+    return days
 
 
 def _joined(packed: Sequence[bytes]) -> tuple[U1, I8]:
@@ -166,13 +180,13 @@ def _get_cell(data, at, cells, bits, i):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def _count_tiles(data, starts, rings, keeps_ids, used):  # type: ignore[no-untyped-def]
-    """First pass of unpacking: used[slot * rings + ring]."""
+def _count_tiles(data, starts, rings, keeps_ids, used, touched):  # type: ignore[no-untyped-def]
+    """First pass of unpacking: used[slot * rings + ring], and touched[slot]."""
     for e in range(starts.shape[0] - 1):
         at = starts[e]
         if at == starts[e + 1]:
             continue
-        at += 1
+        touched[e], at = _get_varint(data, at + 1)
         if keeps_ids:
             n, at = _get_varint(data, at)
             at += _ID_BYTES * min(n, IDS)
@@ -187,7 +201,7 @@ def _unpack(data, starts, widths, keeps_ids, place, cells, bits, ids, checks, n_
         at = starts[e]
         if at == starts[e + 1]:
             continue
-        at += 1
+        _, at = _get_varint(data, at + 1)
         if keeps_ids:
             at = _get_ids(data, at, e, ids, checks, n_ids)
         for x in range(e * rings, (e + 1) * rings):
@@ -205,12 +219,12 @@ def _unpack(data, starts, widths, keeps_ids, place, cells, bits, ids, checks, n_
 
 
 @njit(cache=True)
-def _pack(place, cells, bits, ids, checks, n_ids, widths, keeps_ids, out, ends):  # type: ignore[no-untyped-def]
+def _pack(place, cells, bits, ids, checks, n_ids, touched, widths, keeps_ids, out, ends):  # type: ignore[no-untyped-def]
     rings = widths.shape[0]
     at = 0
     for e in range(ends.shape[0]):
         out[at] = VERSION
-        at += 1
+        at = _put_varint(out, at + 1, touched[e])
         if keeps_ids:
             at = _put_ids(out, at, e, ids, checks, n_ids)
         for x in range(e * rings, (e + 1) * rings):

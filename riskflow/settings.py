@@ -57,6 +57,9 @@ class Settings(BaseSettings):
     replication: Annotated[int, Field(ge=1, le=10)] = 1
     batch_rows: Annotated[int, Field(ge=1, le=65536, description="rows of waiting blocks merged into one batch")] = 8192
     poll_s: Annotated[float, Field(gt=0, le=60, description="seconds between looks at the registry")] = 1.0
+    sweep_s: Annotated[
+        float, Field(ge=0, le=3600, description="seconds between steps that delete records of dead entities; 0 = off")
+    ] = 1.0
     drift_s: Annotated[float, Field(ge=0, le=3600, description="seconds between drift snapshots; 0 = off")] = 30.0
     drift_share: Annotated[
         float | None, Field(gt=0, le=1, description="of events counted for drift; default: by the number of inputs")

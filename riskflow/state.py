@@ -4,6 +4,7 @@ position   next offset of the stage's log to apply            epoch   who may wr
 topic_id   the log this position belongs to                   layout  fingerprint of the packed records
 applied    last applied position of each source (JSON)        sent    last sent position to each destination (JSON)
 roster     bundles that outputs are made with (JSON)          starts  claims since the position last moved
+watermark  the newest day that this log's rows have shown (riskflow/windows.py); where it is absent, none
 left_for   the generation that took over: nobody claims this head any more (batch/handover.py)
 
 Of an intake's head only, where one generation takes over from another while events flow (stream/gate.py):
@@ -14,8 +15,7 @@ behind      the generation that this one runs beside and has not taken over from
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from riskflow.names import Names
@@ -25,6 +25,7 @@ BLOCK_ROWS = 1 << ROW_BITS
 BLOCK_BYTES = 512 * 1024
 INTAKE_LOG, INTAKE_PARTITION = "_log_intake", "_part_intake"
 LEFT_FOR, UNTIL, HELD_UNTIL_MS, BEHIND = "left_for", "until", "held_until_ms", "behind"  # fields of a head
+WATERMARK = "watermark"
 HELD = "_held"  # column: 1 where another generation scores the row; the row is counted here all the same
 
 
@@ -43,17 +44,18 @@ def source_name(stage: str, partition: int) -> str:
     return f"{stage}:{partition}"
 
 
-def new_head(position: int, topic_id: str, layout: str, applied: Mapping[str, int] | None = None) -> dict[str, Any]:
-    """The hash of a head that no worker has claimed yet."""
+def new_head(position: int, topic_id: str, layout: str, watermark: int = 0) -> dict[str, Any]:
+    """The hash of a head that no worker has claimed yet. watermark: of the records that its log begins with."""
     return {
         "position": position,
         "epoch": 0,
         "topic_id": topic_id,
         "layout": layout,
-        "applied": json.dumps(dict(applied or {})),
+        "applied": "{}",
         "sent": "{}",
         "roster": "{}",
         "starts": 0,
+        WATERMARK: watermark,
     }
 
 

@@ -16,7 +16,7 @@ def warm_up(plan: Plan) -> None:
     evaluate.start(plan, columns, failures)
     for stage in plan.stages:
         entities, slots = evaluate.entities_of(stage, columns)
-        columns = evaluate.observe(plan, stage, columns, slots, [None] * len(entities), failures).columns
+        columns = evaluate.observe(plan, stage, columns, slots, [None] * len(entities), {0: 0}, failures).columns
 
 
 def one_row_of_each_feed(plan: Plan) -> Columns:

@@ -10,6 +10,11 @@ A *ring* is the tiles of one size that one feed writes for one entity: sorted, o
 its aggregates. A ring keeps the tiles newer than its newest minus its length. A late row lands in its own tile; one
 older than the ring is counted and not written.
 
+The *watermark* of a stage's partition is the newest day (of the largest tile) that any of its kept rows has shown by
+now. A record keeps the watermark that its entity's newest row stood at; if the watermark before a row is further on
+than the time to live, the record equals none. So deleting it then, earlier or later changes no result
+(docs/decisions/0020).
+
 The inner functions are not cached by numba: they are compiled into the loop, whose file is named by all sources. What
 numba caches on its own it would not compile again when a function in another file changes.
 """
@@ -24,7 +29,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from riskflow.records import BASE, HI, IDS, LO, ROOM, VERSION, pack_from, unpack_into
+from riskflow.records import BASE, HI, IDS, LO, ROOM, VERSION, pack_from, touched_days, unpack_into
 
 __all__ = [
     "IDS",
@@ -33,6 +38,7 @@ __all__ = [
     "Observed",
     "Rows",
     "States",
+    "dead",
     "fold",
     "observe",
     "pack",
@@ -43,9 +49,10 @@ MINUTE, HOUR, DAY = 60_000, 3_600_000, 86_400_000
 TILES_MS = ((10 * MINUTE, 10_000), (12 * HOUR, 5 * MINUTE), (7 * DAY, HOUR), (90 * DAY, DAY))
 SHORTEST_MS, LONGEST_MS = MINUTE, 90 * DAY
 NEW, DUPLICATE, CONFLICT = 0, 1, 2
+GRACE_DAYS = 30  # beyond the longest ring: so much later than others a row may come and still meet what is known
 CHUNK = 1000  # rows; not a power of two, whose strides fall into the same cache lines
 
-R_KIND, R_LENGTH, R_WIDTH = 0, 2, 3  # columns of Layout.rings
+R_KIND, R_TILE_MS, R_LENGTH, R_WIDTH = range(4)  # columns of Layout.rings
 
 F8 = NDArray[np.float64]
 I8 = NDArray[np.int64]
@@ -80,26 +87,38 @@ class Layout(NamedTuple):
     def widths(self) -> I8:
         return self.rings[:, R_WIDTH]
 
+    @property
+    def live_days(self) -> int:
+        """The time to live: how far the watermark goes on until an entity that does not come back is dead."""
+        longest_ms = int((self.rings[:, R_TILE_MS] * self.rings[:, R_LENGTH]).max(initial=0))
+        return -(-longest_ms // DAY) + GRACE_DAYS
+
 
 @dataclass
 class States:
     """Records of the entities of one batch, unpacked. Ring r of slot e is row e * rings + r of `place`."""
 
-    slots: int
     place: I8  # where the ring stands in `data`, how many tiles fit, and those in use: [LO, HI)
     data: F8  # tile after tile: its number (as int64), then its cells
     ids: tuple[I8, I8, I8]  # (slots, 32) ids; content checks; how many ids were seen, the next place is n % 32
+    touched: I8  # the watermark that the slot's newest row stood at
 
 
 def unpack(layout: Layout, records: Sequence[bytes | None], rows: I8) -> States:
     """States of records, with room for rows[slot, ring] more rows each."""
     room = np.minimum(rows, 2 * layout.rings[:, R_LENGTH])
-    return States(len(records), *unpack_into([r or b"" for r in records], layout.widths, room, layout.keeps_ids))
+    return States(*unpack_into([r or b"" for r in records], layout.widths, room, layout.keeps_ids))
 
 
 def pack(layout: Layout, states: States) -> list[bytes]:
     """The packed records of all slots, in order."""
-    return pack_from(states.slots, states.place, states.data, states.ids, layout.widths, layout.keeps_ids)
+    return pack_from(states.place, states.data, states.ids, states.touched, layout.widths, layout.keeps_ids)
+
+
+def dead(layout: Layout, records: Sequence[bytes], watermark: int) -> NDArray[np.bool_]:
+    """Of each record whether it equals none, for every row that comes behind this watermark."""
+    found: NDArray[np.bool_] = watermark - touched_days(records) > layout.live_days
+    return found
 
 
 # ---- one row ---------------------------------------------------------------------------------------------------------
@@ -166,18 +185,28 @@ def check_id(ids, checks, n_ids, e, event, content):  # type: ignore[no-untyped-
     return NEW
 
 
+@njit(forceinline=True)
+def forget(e, rings, place, n_ids):  # type: ignore[no-untyped-def]
+    """Slot e as if nothing had ever been known."""
+    for x in range(e * rings, (e + 1) * rings):
+        place[x, LO], place[x, HI] = 0, 0
+    if e < n_ids.shape[0]:
+        n_ids[e] = 0
+
+
 # ---- a block ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass
 class Observed:
-    """What the kernel said: reads (features x rows), observed with marks filled in, verdicts, and in how many rings
-    a row was too late."""
+    """What the kernel said: reads (features x rows), observed with marks filled in, verdicts, in how many rings
+    a row was too late, and each partition's watermark after the rows."""
 
     reads: F8
     observed: F8
     verdicts: NDArray[np.int8]
     late: int
+    watermarks: I8
 
 
 @dataclass(frozen=True)
@@ -191,6 +220,8 @@ class Rows:
     event: I8  # hash of kind and id
     content: I8  # hash of all that the row says
     observed: F8  # columns x rows
+    part: I8  # which of the partitions
+    watermarks: I8  # of each partition, in days, before these rows
 
 
 def observe(
@@ -207,12 +238,12 @@ def observe(
 def fold(loop: Callable[..., int], layout: Layout, n_reads: int, rows: Rows, states: States) -> Observed:
     """The kernel alone: folds rows into unpacked states."""
     n, late = len(rows.slot), 0
-    reads, verdicts = np.empty((n_reads, n)), np.zeros(n, np.int8)
+    reads, verdicts, watermarks = np.empty((n_reads, n)), np.zeros(n, np.int8), rows.watermarks.copy()
     chunk, acc = np.empty((min(n, CHUNK), n_reads)), np.zeros(int(layout.widths.max(initial=1)))
     fixed = (
         rows.kind, rows.at_ms, rows.slot, rows.kinds_read, rows.event, rows.content, rows.observed,
         rows.observed.view(np.int64), chunk, verdicts, states.place, states.data, states.data.view(np.int64),
-        *states.ids, acc, acc.view(np.int64),
+        *states.ids, states.touched, rows.part, watermarks, acc, acc.view(np.int64),
     )  # fmt: skip
     for begin in range(
         0, n, CHUNK
@@ -221,4 +252,4 @@ def fold(loop: Callable[..., int], layout: Layout, n_reads: int, rows: Rows, sta
         chunk.fill(np.nan)
         late += loop(*fixed, begin, end)
         reads[:, begin:end] = chunk[: end - begin].T
-    return Observed(reads, rows.observed, verdicts, late)
+    return Observed(reads, rows.observed, verdicts, late, watermarks)

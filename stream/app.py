@@ -37,6 +37,7 @@ from stream.lanes import Lanes
 from stream.process import configure_logs, end_process, end_soon, share_the_lock, spare_the_collector
 from stream.score import Partitions, Score
 from stream.swap import Swap
+from stream.sweep import Sweep
 from stream.transport import Transport
 
 log = structlog.get_logger(__name__)
@@ -56,6 +57,7 @@ class Worker:
         self.app = make_faust(self.names, conf, slot)
         self.topic_ids = TopicIds(conf.kafka)
         self.lanes = Lanes(self.names, plan.layout_fingerprint, self.redis, self.describe, conf.batch_rows, self.failed)
+        self.sweep = Sweep(plan, self.lanes, conf.sweep_s)
         self.swap = Swap(plan, AsyncRegistry(self.redis, self.names, conf.keys_folder), conf.poll_s)
         self._make_agents()
 
@@ -107,6 +109,7 @@ class Worker:
             start_http_server(self.conf.metrics_port)
         self._watching = asyncio.get_running_loop().create_task(self.swap.watch())
         self.lanes.watch(self.topic_ids.of)
+        self.lanes.background(self.sweep.watch())
 
     async def connect(self) -> None:
         """Makes the stages, which need the numbers of partitions; called before the consumer is asked for positions."""

@@ -75,8 +75,9 @@ class EntityStage:
         for rows, records in zip(mine, found, strict=True):
             for i, record in zip(rows, records, strict=True):
                 loaded[i] = record
-        seen = self._observe(columns, slots, loaded)
+        seen = self._observe(columns, slots, loaded, {c.head.partition: c.head.watermark for c in commits})
         for commit, rows in zip(commits, mine, strict=True):
+            commit.watermark = seen.watermarks.get(commit.head.partition)
             commit.entities, commit.records = [entities[i] for i in rows], [seen.records[i] for i in rows]
         self._refuse(columns, seen.conflicts, "id_conflict", OTHER_CONTENT, outbox)
         if n_rows(seen.columns):
@@ -127,11 +128,13 @@ class EntityStage:
                 out[name] = evaluate.empty_field(kind, n_rows(columns))
         return out
 
-    def _observe(self, columns: Columns, slots: Any, loaded: list[bytes | None]) -> evaluate.Observation:
+    def _observe(
+        self, columns: Columns, slots: Any, loaded: list[bytes | None], watermarks: dict[int, int]
+    ) -> evaluate.Observation:
         failures = Failures()
         if self.stage.index == 0:
             evaluate.start(self.plan, columns, failures)
-        seen = evaluate.observe(self.plan, self.stage, columns, slots, loaded, failures)
+        seen = evaluate.observe(self.plan, self.stage, columns, slots, loaded, watermarks, failures)
         metrics.DUPLICATES.labels(self.plan.name).inc(seen.duplicates)
         metrics.LATE.labels(self.plan.name, self.name).inc(seen.late)
         for function, rows in failures.counts.items():

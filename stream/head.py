@@ -7,6 +7,7 @@ and what a worker that lost its partition still sends equals what its successor 
     claim   take the partition: a higher epoch than anybody before
     load    head and records at once; another epoch or position: leave
     commit  records and head at once; no answer: look what happened, then done, again, or leave
+    sweep   some records that are dead at the head's watermark are deleted (stream/sweep.py)
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from redis.exceptions import (
 from riskflow.connect import is_cluster
 from riskflow.errors import Leave, NotReady
 from riskflow.names import Names
-from riskflow.state import BEHIND, HELD_UNTIL_MS, LEFT_FOR, UNTIL
+from riskflow.state import BEHIND, HELD_UNTIL_MS, LEFT_FOR, UNTIL, WATERMARK
 
 log = structlog.get_logger(__name__)
 REFUSED = (BusyLoadingError, ReadOnlyError, OutOfMemoryError, NoScriptError)
@@ -48,7 +49,7 @@ AWAY = (ConnectionError, TimeoutError, OSError, *REFUSED, *CLUSTER_AWAY)
 SAYS_AWAY = ("MISCONF", "the handler is closed", "has no attribute 'writelines'")
 RETRY_S = 0.2
 SAY_S = 5.0  # between two words about the same
-FIELDS = ("position", "epoch", "topic_id", "layout", "applied", "sent", "roster", "starts", "parked", BEHIND)
+FIELDS = ("position", "epoch", "topic_id", "layout", "applied", "sent", "roster", "starts", "parked", BEHIND, WATERMARK)
 
 # The clock is Redis' own: workers' clocks differ and jump, and an epoch that was lost must not be given again.
 CLAIM = f"""
@@ -98,6 +99,23 @@ redis.call('HSET', KEYS[1], unpack(cmsgpack.unpack(ARGV[3])))
 return {1}
 """
 
+# How a record says when it was touched is in riskflow/records.py.
+SWEEP = f"""
+local stored = redis.call('HMGET', KEYS[1], 'epoch', 'position', '{WATERMARK}')
+if stored[1] ~= ARGV[1] or stored[2] ~= ARGV[2] then return {{0, stored[1] or 'none', stored[2] or 'none'}} end
+local found = redis.call('HSCAN', KEYS[2], ARGV[3], 'COUNT', ARGV[5])
+local oldest, deleted = tonumber(stored[3] or 0) - tonumber(ARGV[4]), 0
+for i = 1, #found[2], 2 do
+  local touched, scale, at = 0, 1, 2
+  repeat
+    local digit = string.byte(found[2][i + 1], at)
+    touched, scale, at = touched + digit % 128 * scale, scale * 128, at + 1
+  until digit < 128
+  if touched < oldest then deleted = deleted + redis.call('HDEL', KEYS[2], found[2][i]) end
+end
+return {{1, found[1], deleted}}
+"""
+
 
 def for_each(script: str, keys: int, arguments: int) -> str:
     """The script on several heads of one server: so many keys and arguments for each, an answer from each."""
@@ -117,7 +135,7 @@ return answers
 FOR_EACH = {LOAD: for_each(LOAD, 2, 3), GATE: for_each(GATE, 1, 2), COMMIT: for_each(COMMIT, 2, 4)}
 SHA = {
     script: hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
-    for script in (CLAIM, LOAD, GATE, COMMIT, *FOR_EACH.values())
+    for script in (CLAIM, LOAD, GATE, COMMIT, SWEEP, *FOR_EACH.values())
 }
 
 
@@ -138,6 +156,7 @@ class Head:
     roster: dict[str, Any]
     starts: int
     parked: list[int] = field(default_factory=list)  # offsets that people took out with `riskflow park`
+    watermark: int = 0  # the newest day that the rows before the position have shown
     behind: int | None = None  # the generation that still scores what this one only counts
     ended: bool = False  # this generation takes no more from here
     fence: int = 0  # before this offset, outputs may have left already: no swap
@@ -162,6 +181,7 @@ class Head:
         numbers = {k: int(values[k]) for k in ("position", "epoch", "starts")}
         parts = {k: json.loads(values[k]) for k in ("applied", "sent", "roster", "parked")}
         parts[BEHIND] = json.loads(values[BEHIND]) or None
+        numbers[WATERMARK] = json.loads(values[WATERMARK]) or 0
         return cls(
             redis, names, stage, partition, topic_id=values["topic_id"], layout=values["layout"], keys=keys,
             **numbers, **parts,
@@ -200,6 +220,7 @@ class Commit:
     applied: dict[str, int] | None = None
     sent: dict[str, int] | None = None
     roster: dict[str, Any] | None = None
+    watermark: int | None = None
     entities: Sequence[bytes] = ()
     records: Sequence[bytes] = ()
     nothing_waits: bool = False  # at a claim: it was not this partition that the starts before failed at
@@ -214,6 +235,8 @@ class Commit:
         for name, value in (("applied", self.applied), ("sent", self.sent), ("roster", roster)):
             if value is not None:
                 new[name] = msgspec.json.encode(value).decode()
+        if self.watermark is not None:
+            new[WATERMARK] = self.watermark
         if self.position > self.head.position or self.nothing_waits:
             new["starts"] = 0
         head = packed([str(x).encode() for pair in new.items() for x in pair])
@@ -229,6 +252,7 @@ class Commit:
         head.applied = head.applied if self.applied is None else self.applied
         head.sent = head.sent if self.sent is None else self.sent
         head.roster = head.roster if self.roster is None else self.roster
+        head.watermark = head.watermark if self.watermark is None else self.watermark
 
 
 async def load(wanted: Sequence[tuple[Head, Sequence[bytes]]]) -> list[list[bytes | None]]:
@@ -248,7 +272,7 @@ async def commit(commits: Sequence[Commit]) -> None:
         try:
             answers = await run_script(left[0].head.redis, COMMIT, [(c.head.keys, c.arguments()) for c in left])
         except Exception as error:
-            if not _away(error):
+            if not away(error):
                 raise
             if waited % SAY_S < RETRY_S:
                 log.warning("no answer to a commit", stage=left[0].head.stage, error=repr(error), waited_s=waited)
@@ -327,7 +351,7 @@ def packed(values: Sequence[bytes]) -> bytes:
     return b"".join(parts)
 
 
-def _away(error: Exception) -> bool:
+def away(error: Exception) -> bool:
     """Whether Redis is away, or answers that it takes nothing now."""
     said = str(error) if isinstance(error, ResponseError | RuntimeError | AttributeError) else ""
     return isinstance(error, AWAY) or any(words in said for words in SAYS_AWAY)
@@ -340,7 +364,7 @@ async def until_answered(call: Any) -> Any:
         try:
             return await call()
         except Exception as error:
-            if not _away(error):
+            if not away(error):
                 raise
             if not isinstance(error, NoScriptError) and waited % SAY_S < RETRY_S:
                 log.warning("Redis is away, waiting", error=repr(error), waited_s=round(waited, 1))

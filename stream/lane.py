@@ -75,6 +75,11 @@ class Lane:
         return bool(self._waiting) and not (self.busy or self.closed or self.head.ended)
 
     @property
+    def at_rest(self) -> bool:
+        """Nothing waits, and nothing of this partition is being applied."""
+        return not (self._waiting or self.busy or self.closed or self.head.ended)
+
+    @property
     def bytes_ready(self) -> int:
         """About what the next batch will hold."""
         return min(self._bytes, BATCH_BYTES)

@@ -81,7 +81,7 @@ class Lanes:
         if lane is None:
             return
         if span.end <= lane.head.position:
-            self._background(self._check_same_topic(span.tp, lane.head))
+            self.background(self._check_same_topic(span.tp, lane.head))
         if not lane.put(span):
             assert self.consumer is not None
             self.consumer.read_from(span.tp, lane.next_offset)
@@ -130,7 +130,7 @@ class Lanes:
         for lane in [lane for lane in self._lanes.values() if lane.ready]:
             if lane.alone:
                 lane.busy = True
-                self._background(self._pass(lane.stage, [lane]))
+                self.background(self._pass(lane.stage, [lane]))
             else:
                 together[lane.tp.topic].append(lane)
         for topic in sorted(together, key=lambda topic: self._served[topic]):
@@ -145,7 +145,7 @@ class Lanes:
             self._brief.add(lanes[0])
             for lane in lanes:
                 lane.busy = True
-            self._background(self._together(stage, lanes))
+            self.background(self._together(stage, lanes))
 
     def _may_begin(self, topic: str, lanes: list[Lane]) -> bool:
         """A pass beside another one only where much waits: what comes one by one is taken through stage after stage.
@@ -200,7 +200,7 @@ class Lanes:
 
         ids: topic -> id of those that the broker tells of; what it does not tell of may come back.
         """
-        self._background(self._watch(ids))
+        self.background(self._watch(ids))
 
     async def _watch(self, ids: Callable[[Iterable[str]], Awaitable[Mapping[str, str]]]) -> None:
         while True:
@@ -220,6 +220,10 @@ class Lanes:
         for lane in idle:
             lane.busy = False
             self._start_soon()
+
+    def at_rest(self) -> list[Head]:
+        """Of each partition in which nothing waits and nothing is being applied."""
+        return [lane.head for lane in self._lanes.values() if lane.at_rest]
 
     def positions(self) -> Mapping[TP, int]:
         return {tp: lane.head.position for tp, lane in self._lanes.items()}
@@ -316,7 +320,8 @@ class Lanes:
         assert self.consumer is not None
         self._lanes[tp] = Lane(self._stages[tp.topic], head, tp, self._batch_rows, self.consumer)
 
-    def _background(self, work: Coroutine[Any, Any, None]) -> None:
+    def background(self, work: Coroutine[Any, Any, None]) -> None:
+        """Works beside the lanes; if it fails, so does the worker."""
         task = asyncio.get_running_loop().create_task(work)
         self._running.add(task)
         task.add_done_callback(self._done)

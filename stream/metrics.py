@@ -7,6 +7,7 @@ REJECTED = Counter("risk_events_rejected", "Messages that could not be taken", [
 DUPLICATES = Counter("risk_events_duplicate", "Events seen before, without effect", ["use_case"])
 PARKED = Counter("risk_labels_parked", "Rows that wait to be completed with ids", ["use_case"])
 LATE = Counter("risk_observations_late", "Observations older than their ring", ["use_case", "entity"])
+SWEPT = Counter("risk_records_swept", "Records of dead entities that were deleted", ["use_case", "entity"])
 FAILURES = Counter("risk_calculation_failures", "Rows for which a function raised", ["use_case", "function"])
 BATCH_S = Histogram(
     "risk_batch_seconds", "One batch of a stage, from load to commit", ["use_case", "stage"],

@@ -14,7 +14,7 @@ from batch.switch import CUT, HOLD
 from riskflow.names import Names
 from riskflow.state import BEHIND, HELD_UNTIL_MS, LEFT_FOR, UNTIL, new_head
 from stream import head
-from stream.head import CLAIM, COMMIT, FIELDS, FOR_EACH, GATE, LOAD, SHA, packed
+from stream.head import CLAIM, COMMIT, FIELDS, FOR_EACH, GATE, LOAD, SHA, SWEEP, packed
 from tests.model.store import Store, Version, encoded, tag
 from tests.support import store
 
@@ -23,6 +23,8 @@ NAMES = Names("alike")
 KEYS = [NAMES.head("card", 0), NAMES.records("card", 0)]
 LATER_MS = 10**14  # epochs beyond both clocks, so that both count on from what is stored
 ENTITIES = [b"e:%d" % i for i in range(4)]
+TOUCHED = {0: b"\3\0", 126: b"\3\x7e", 127: b"\3\x7f", 128: b"\3\x80\1", 129: b"\3\x81\1", 20_000: b"\3\xa0\x9c\1"}
+DAYS = list(TOUCHED)  # at which a record was touched, and how it begins
 
 
 class Both:
@@ -50,9 +52,9 @@ class Both:
 
 
 def random_call(made: random.Random) -> tuple[str, list[str], list[Any]]:
-    """Claims, loads and commits; most by the owner, some by others."""
+    """Claims, loads, commits and sweeps; most by the owner, some by others."""
     epoch, position = LATER_MS + made.randrange(3), 5 + made.randrange(3)
-    what = made.randrange(6)
+    what = made.randrange(7)
     if what == 0:
         return CLAIM, KEYS[:1], [made.choice(["topic", "another"]), *FIELDS]
     chosen = made.sample(ENTITIES, made.randrange(len(ENTITIES) + 1))
@@ -60,8 +62,11 @@ def random_call(made: random.Random) -> tuple[str, list[str], list[Any]]:
         return GATE, KEYS[:1], made.choice([[epoch, position], ["", ""]])
     if what < 4:
         return LOAD, KEYS, [epoch, position, packed(chosen)]
+    if what == 6:
+        return SWEEP, KEYS, [epoch, position, 0, made.randrange(3), 500]
     new = [b"position", b"%d" % (position + made.randrange(2)), b"sent", json.dumps({"a": made.randrange(9)}).encode()]
-    records = [x for e in chosen for x in (e, made.randbytes(made.randrange(40)))]
+    new += [b"watermark", b"%d" % made.choice(DAYS)] if made.random() < 0.8 else []
+    records = [x for e in chosen for x in (e, TOUCHED[made.choice(DAYS)] + made.randbytes(made.randrange(40)))]
     return COMMIT, KEYS, [epoch, position, packed(new), packed(records)]
 
 
@@ -145,6 +150,11 @@ def without(what: str, instead: str) -> Callable[[str], str]:
         (COMMIT, without("stored[1] ~= ARGV[1] or ", "")),
         (COMMIT, without("or stored[2] ~= ARGV[2]", "")),
         (COMMIT, without("redis.call('HSET', KEYS[1]", "redis.call('HMGET', KEYS[1]")),
+        (SWEEP, without("stored[1] ~= ARGV[1] or ", "")),
+        (SWEEP, without("or stored[2] ~= ARGV[2]", "")),
+        (SWEEP, without("touched < oldest", "touched <= oldest")),
+        (SWEEP, without("stored[3] or 0", "'20000'")),
+        (SWEEP, without("scale * 128, at + 1", "scale, at + 1")),
     ],
 )
 def test_a_script_that_compares_less_is_told_from_the_store(

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 import numpy as np
+from faust.types import TP
 
+from batch.dead import differing
 from riskflow import evaluate
 from riskflow.canary import in_share, salt
 from riskflow.columns import Columns, Text
+from riskflow.windows import DAY
 from riskflow.wire import decode
 from tests.model.world import (
     CARDS,
+    LIVE_DAYS,
     NAMES,
     PAYMENTS,
     REPORTS,
     SHARE,
     SHOPS,
+    WINDOW_DAYS,
     World,
     fragile,
     plan,
@@ -42,26 +47,81 @@ class Expected:
     card: str
     shop: str | None
     value: float
+    at_ms: int
+
+
+class Ages:
+    """Who of a partition is dead: by the newest day of all its rows, now and when somebody was seen last."""
+
+    def __init__(self) -> None:
+        self.today, self._seen = 0, dict[str, int]()
+
+    def dead(self, entity: str) -> bool:
+        return self.today - self._seen.get(entity, self.today) > LIVE_DAYS
+
+    def see(self, entity: str, at_ms: int) -> None:
+        self.today = max(self.today, at_ms // DAY)
+        self._seen[entity] = self.today
+
+
+class Window:
+    """Values by day, as the ring of the longest window keeps them."""
+
+    def __init__(self) -> None:
+        self._days: dict[int, list[float]] = {}
+
+    def add(self, at_ms: int, value: float) -> None:
+        newest = max([*self._days, at_ms // DAY])
+        self._days.setdefault(at_ms // DAY, []).append(value)
+        self._days = {day: found for day, found in self._days.items() if day > newest - WINDOW_DAYS - 1}
+
+    def at(self, at_ms: int) -> list[float]:
+        today = at_ms // DAY
+        return [v for day, found in self._days.items() if today - WINDOW_DAYS <= day <= today for v in found]
 
 
 def expected(world: World) -> tuple[list[Expected], set[str]]:
-    """The messages that take effect, and keys of those that are rejected. A card is in one partition of one feed."""
-    taken, rejected = [], set()
+    """The messages that take effect, and keys of those that are rejected, by the order of the cards' logs."""
+    messages, taken, rejected = {}, [], set()
     for kind, tp in enumerate(FEEDS):
-        seen: dict[tuple[str, str], Any] = {}
         for record in world.broker.logs[tp]:
             message = msgspec.json.decode(record.value)
-            name = message.get("payment_id") or message.get("report_id")
-            if name is None:
+            if "payment_id" in message or "report_id" in message:
+                messages[kind, record.offset] = message
+            else:
                 rejected.add(f"{STAGE[kind]}:0:{record.offset}")
-                continue
-            before = seen.setdefault((message["card"], name), message)
+    for tp in CARDS:
+        ages, known = Ages(), dict[str, dict[tuple[int, str], Any]]()
+        for kind, offset in first_on(world, tp):
+            message = messages.pop((kind, offset))
+            said = _expected(kind, offset, message)
+            if ages.dead(said.card):
+                known.pop(said.card)
+            before = known.setdefault(said.card, {}).setdefault((kind, said.name), message)
             if before is message:
-                value = float(message["amount"] if kind == 0 else message["is_fraud"])
-                taken.append(Expected(kind, record.offset, name, message["card"], message.get("shop"), value))
+                taken.append(said)
+                ages.see(said.card, said.at_ms)
             elif before != message:
-                rejected.add(f"{STAGE[kind]}:0:{record.offset}")
-    return taken, rejected
+                rejected.add(f"{STAGE[kind]}:0:{offset}")
+    return [*taken, *(_expected(*place, message) for place, message in messages.items())], rejected
+
+
+def _expected(kind: int, offset: int, message: dict[str, Any]) -> Expected:
+    """Of a message, as if no copy of it had come before."""
+    at_ms = message["paid_at"] if kind == 0 else message["known_at"]
+    value = float(message["amount"] if kind == 0 else message["is_fraud"])
+    name = message["payment_id"] if kind == 0 else message["report_id"]
+    return Expected(kind, offset, name, message["card"], message.get("shop"), value, at_ms)
+
+
+def first_on(world: World, tp: TP) -> list[tuple[int, int]]:
+    """Feed and offset of all that stands on an internal log, each where it stands first."""
+    places: list[tuple[int, int]] = []
+    for record in world.broker.logs[tp]:
+        columns, _ = decode(record.value)
+        kinds, offsets = np.asarray(columns["_kind"]).tolist(), np.asarray(columns["_log_intake"]) >> ROW_BITS
+        places += zip(kinds, offsets.tolist(), strict=True)
+    return list(dict.fromkeys(places))
 
 
 STAGE = ("payments", "reports")
@@ -175,47 +235,60 @@ class Check:
     def _features(self, rows: list[Row]) -> None:
         """Each row says what came before it, once, in the order of the log."""
         said = {(e.kind, e.offset): e for e in self.taken}
-        paid: dict[str, list[float]] = defaultdict(list)
+        paid: dict[str, Window] = defaultdict(Window)
+        ages: dict[int, Ages] = defaultdict(Ages)
         last: dict[tuple[int, int], int] = {}
         for row in sorted(rows, key=lambda r: (r.values["_part_card"], r.values["_log_card"])):
             event = said[row.values["_kind"], row.values["_log_intake"] >> ROW_BITS]
             source = row.values["_part_card"], event.kind
             self.must(last.get(source, -1) < event.offset, f"{event} came out of order")
             last[source] = event.offset
+            if ages[source[0]].dead(event.card):
+                paid.pop(event.card, None)
+            ages[source[0]].see(event.card, event.at_ms)
             if event.kind == 0:
-                before = paid[event.card]
+                before = paid[event.card].at(event.at_ms)
                 found = number(row.values["paid_events_count_90d"]), number(row.values["paid_amount_sum_90d"])
                 self.must(found == (len(before), sum(before)), f"{event}: card said {found}, before it were {before}")
-                before.append(event.value)
+                paid[event.card].add(event.at_ms, event.value)
         self._at_shops(rows, said)
 
     def _at_shops(self, rows: list[Row], said: dict[tuple[int, int], Expected]) -> None:
-        shops: dict[str, list[float]] = defaultdict(list)
-        frauds: dict[str, float] = defaultdict(float)
+        shops: dict[str, Window] = defaultdict(Window)
+        frauds: dict[str, Window] = defaultdict(Window)
+        ages = Ages()
         for row in sorted(rows, key=lambda r: r.place):
             event = said[row.values["_kind"], row.values["_log_intake"] >> ROW_BITS]
             if event.shop is None:
                 continue
-            before = shops[event.shop]
+            if ages.dead(event.shop):
+                shops.pop(event.shop, None)
+                frauds.pop(event.shop, None)
+            ages.see(event.shop, event.at_ms)
             if event.kind == 0:
+                before = shops[event.shop].at(event.at_ms)
                 found = [number(row.values[f"{n}_90d"]) for n in
                          ("at_shop_events_count", "at_shop_half_sum", "said_is_fraud_sum")]  # fmt: skip
-                known = [len(before), sum(before), frauds[event.shop]]
+                known = [len(before), sum(before), sum(frauds[event.shop].at(event.at_ms))]
                 self.must(found == known, f"{event}: shop said {found}, expected {known}")
-                before.append(event.value / 2)
+                shops[event.shop].add(event.at_ms, event.value / 2)
             else:
-                frauds[event.shop] += event.value
+                frauds[event.shop].add(event.at_ms, event.value)
 
     def _records(self, rows: list[Row]) -> None:
-        """Records equal a replay of what took effect, in one go."""
+        """Records equal a replay of what took effect, in one go, and so does the head's watermark."""
         for tps, stage in ((CARDS, plan().stages[0]), (SHOPS, plan().stages[1])):
             of, log = f"_part_{stage.entity.field}", f"_log_{stage.entity.field}"
             for tp in tps:
                 mine = [r for r in rows if self._partition(r, of) == tp.partition]
                 mine.sort(key=lambda r: self._log(r, log))
                 version = self.world.store.now(World.head_key(tp))
-                found = version.records if version else {}
-                self.must(found == replayed(stage, mine), f"records of {tp.topic} {tp.partition} are not a replay's")
+                assert version is not None
+                wanted, watermark = replayed(stage, mine)
+                same = differing(stage, wanted, version.records, watermark) == 0
+                self.must(same, f"records of {tp.topic} {tp.partition} are not a replay's")
+                found = int(version.head[b"watermark"])
+                self.must(found == watermark, f"watermark {found} of {tp.topic} {tp.partition}, expected {watermark}")
 
     @staticmethod
     def _partition(row: Row, of: str) -> int:
@@ -234,12 +307,15 @@ class Check:
         return out
 
     def _scores(self) -> None:
-        values = self._sent(NAMES.scores)
-        found, wanted = sorted(values), sorted(e.name for e in self.taken if e.kind == 0)
+        values: dict[int, list[tuple[int, bytes]]] = defaultdict(list)  # by the offset: a copy may be scored, too
+        for sent in self._sent(NAMES.scores).values():
+            for epoch, value in sent:
+                values[int(msgspec.json.decode(value)["positions"]["payments"].split("/")[1])].append((epoch, value))
+        found, wanted = sorted(values), sorted(e.offset for e in self.taken if e.kind == 0)
         self.must(found == wanted, f"scores of {found}, expected {wanted}")
         for row in self.effective.values():
             if row.values["_kind"] == 0:
-                self._score(values.get(row.values["_id"].decode(), []), row)
+                self._score(values.get(row.values["_log_intake"] >> ROW_BITS, []), row)
 
     def _score(self, sent: list[tuple[int, bytes]], row: Row) -> None:
         name = row.values["_id"].decode()
@@ -256,12 +332,17 @@ class Check:
     def _opinions(self) -> None:
         """Each event has what the others of the roster that decided it say, and its decision beside it.
 
+        Of an event whose copy counted as new, as its entity was dead, no message says which of the two it is about.
         Where it was decided again by a roster without others, what was said before is of a lower epoch than the score.
         """
         scored, sent = self._sent(NAMES.scores), self._sent(NAMES.shadow)
         newest = {name: max(epoch for epoch, _ in mine) for name, mine in scored.items()}
         sent = {name: [m for m in mine if m[0] >= newest.get(name, 0)] for name, mine in sent.items()}
-        decided = [r for r in self.effective.values() if r.values["_kind"] == 0]
+        times = Counter(e.name for e in self.taken if e.kind == 0)
+        sent = {name: mine for name, mine in sent.items() if times[name] <= 1}
+        decided = [
+            r for r in self.effective.values() if r.values["_kind"] == 0 and times[r.values["_id"].decode()] == 1
+        ]
         self.must(set(sent) <= {r.values["_id"].decode() for r in decided}, "an opinion on what was not decided")
         for row in decided:
             self._opinion(sent.get(row.values["_id"].decode(), []), row)
@@ -287,14 +368,14 @@ class Check:
         self.must(keys == self.rejected, f"rejected {sorted(keys)}, expected {sorted(self.rejected)}")
 
 
-def replayed(stage: Any, rows: list[Row]) -> dict[bytes, bytes]:
-    """What a store holds of one partition after these rows."""
+def replayed(stage: Any, rows: list[Row]) -> tuple[dict[bytes, bytes], int]:
+    """What a store holds of one partition after these rows, where nothing is swept."""
     if not rows:
-        return {}
+        return {}, 0
     columns = columns_of(rows)
     entities, slots = evaluate.entities_of(stage, columns)
-    seen = evaluate.observe(plan(), stage, columns, slots, [None] * len(entities), evaluate.Failures())
-    return {b"e:" + e: r for e, r in zip(entities, seen.records, strict=True)}
+    seen = evaluate.observe(plan(), stage, columns, slots, [None] * len(entities), {0: 0}, evaluate.Failures())
+    return {b"e:" + e: r for e, r in zip(entities, seen.records, strict=True)}, seen.watermarks.get(0, 0)
 
 
 def columns_of(rows: list[Row]) -> Columns:

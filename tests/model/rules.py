@@ -20,6 +20,7 @@ from stream.lane import Lane
 from stream.lanes import Lanes
 from stream.outbox import Outbox
 from stream.score import Score
+from stream.sweep import Sweep
 from stream.team import Team
 from tests.model.store import Rules, Version, tag
 from tests.model.world import Worker
@@ -344,6 +345,28 @@ def conflicts_are_duplicates(patch: Patch, rules: Rules) -> None:
     patch.setattr(entity.EntityStage, "_refuse", lambda *_: None)
 
 
+def watermark_not_committed(patch: Patch, rules: Rules) -> None:
+    """The head does not say which days its rows have shown."""
+    whole = Commit.arguments
+
+    def arguments(self: Commit) -> list[Any]:
+        self.watermark = None
+        return whole(self)
+
+    patch.setattr(Commit, "arguments", arguments)
+
+
+def living_swept(patch: Patch, rules: Rules) -> None:
+    """Whoever was not seen on the newest day is deleted."""
+    whole = Sweep.__init__
+
+    def init(self: Sweep, *of: Any) -> None:
+        whole(self, *of)
+        self._live_days = dict.fromkeys(self._live_days, 0)
+
+    patch.setattr(Sweep, "__init__", init)
+
+
 RULES: dict[str, Callable[[Patch, Rules], None]] = {
     f.__name__: f
     for f in (
@@ -353,5 +376,6 @@ RULES: dict[str, Callable[[Patch, Rules], None]] = {
         canary_not_pinned, no_ring_of_ids,
         position_guessed, retention_not_looked_at, release_at_once, lane_kept, internal_log_may_jump, feed_may_jump,
         unanswered_is_done, unanswered_is_repeated, sent_forgotten, conflicts_are_duplicates,
+        watermark_not_committed, living_swept,
     )
 }  # fmt: skip

@@ -10,9 +10,11 @@ from tests.model.steps import GATES
 USUAL = ["payments", "payments", "deliver", "deliver", "deliver", "reports"]
 MENDED = ["move", "go_on", "kill", "swap", "lose", "no_answer", "redis_restarts", "broker_refuses", "skip", "repeat",
           "no_offset"]  # fmt: skip
+DEAD = ["days", "payments", "deliver", "sweep"]  # one without the others shows nothing
 FATAL = ["truncate", "empty", "retention"]
 # A few kinds that come often find more than all of them that come seldom.
 MIXES = [[*USUAL, *some] for some in itertools.combinations(MENDED, 4)]
+MIXES += [[*USUAL, *DEAD, *DEAD, *some] for some in itertools.combinations(MENDED, 2)]
 MIXES += [[*USUAL, *some, fatal] for some in itertools.combinations(MENDED[:5], 3) for fatal in FATAL]
 LONGEST = 18
 
@@ -59,4 +61,8 @@ SHOWN_BY: dict[str, list[tuple[str, int, int]]] = {
         _SOME, _ALL, ("swap", 0, 1), _SOME, ("deliver", 4, _until("after commit shop")), ("lose", 1, 4),
         ("go_on", 0, 0), _SOME, ("deliver", 4, _until("commit shop")), ("kill", 0, 0),
     ],
+    # Somebody is not seen on the newest day, and a sweep passes by.
+    "living_swept": [_SOME, _ALL, ("days", 0, 9), ("payments", 0, 5), _ALL, ("sweep", 0, 0)],
+    # A worker goes on, and claims again, as if its partition were new.
+    "watermark_not_committed": [_SOME, _ALL, ("days", 1, 0), ("payments", 0, 5), _ALL, ("kill", 0, 0), _SOME, _ALL],
 }  # fmt: skip

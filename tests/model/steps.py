@@ -9,11 +9,13 @@ from typing import Any
 import msgspec
 
 from riskflow.errors import NotReady
+from riskflow.windows import DAY
 from tests.model.clock import JumpingLoop, settle
 from tests.model.oracle import Check
 from tests.model.store import LOST_AFTER, LOST_BEFORE, Rules, tag
 from tests.model.world import (
     INTERNAL,
+    LIVE_DAYS,
     LOST_END,
     LOST_WRITES,
     PAYMENTS,
@@ -108,16 +110,21 @@ class Run:
         elif b % 16 == 2:
             self.world.send(PAYMENTS, {"garbage": n})
         else:
-            self._new_payment(card=b % CARD_IDS, shop=a % 2 if b % 5 else None)
+            self._new_payment(card=b % CARD_IDS, shop=a % 2 if b % 5 else None, late=b % 7 == 3)
 
-    def _new_payment(self, card: int, shop: int | None) -> None:
+    def _now_ms(self, number: int, late: bool) -> int:
+        """When an event happens; a late one before all days that have passed."""
+        return START_MS + number + (0 if late else self.world.later_ms)
+
+    def _new_payment(self, card: int, shop: int | None, late: bool = False) -> None:
         n = self.world.broker.end(PAYMENTS)
-        message: dict[str, Any] = {"payment_id": f"e{n}", "paid_at": START_MS + n, "card": f"c{card}", "amount": n / 2}
+        at_ms = self._now_ms(n, late)
+        message: dict[str, Any] = {"payment_id": f"e{n}", "paid_at": at_ms, "card": f"c{card}", "amount": n / 2}
         self.world.send(PAYMENTS, message if shop is None else {**message, "shop": f"s{shop}"})
 
     def _new_report(self, card: int, shop: int) -> None:
         n = self.world.broker.end(REPORTS)
-        message = {"report_id": f"r{n}", "known_at": START_MS + n, "card": f"c{card}"}
+        message = {"report_id": f"r{n}", "known_at": self._now_ms(n, late=shop == n % 3), "card": f"c{card}"}
         self.world.send(REPORTS, {**message, "shop": f"s{shop}", "is_fraud": True})
 
     async def reports(self, a: int, b: int) -> None:
@@ -192,6 +199,14 @@ class Run:
         for tp in at:
             at[tp] = max(0, at[tp] - 1 - b % 3)
 
+    async def days(self, a: int, b: int) -> None:
+        """Days pass between events: some, or so many that who is not seen in them is dead."""
+        self.world.later_ms += DAY * (1 + LIVE_DAYS if a % 2 else b)
+
+    async def sweep(self, a: int, b: int) -> None:
+        """A worker deletes what is dead by now."""
+        await self.worker(a).look_for_dead()
+
     # what cannot be mended by starting again
 
     async def truncate(self, a: int, b: int) -> None:
@@ -219,7 +234,7 @@ STEPS: dict[str, Callable[[Run, int, int], Any]] = {
     name: getattr(Run, name)
     for name in (
         "payments", "reports", "deliver", "go_on", "kill", "move", "swap", "lose", "no_answer", "redis_restarts",
-        "broker_refuses", "no_offset", "skip", "repeat", "truncate", "empty", "retention",
+        "days", "sweep", "broker_refuses", "no_offset", "skip", "repeat", "truncate", "empty", "retention",
     )
 }  # fmt: skip
 

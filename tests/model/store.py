@@ -13,14 +13,15 @@ from typing import Any
 
 from redis.exceptions import ConnectionError, NoScriptError
 
-from riskflow.state import BEHIND, HELD_UNTIL_MS, LEFT_FOR, UNTIL
-from stream.head import CLAIM, COMMIT, FOR_EACH, GATE, LOAD, SHA
+from riskflow.records import touched_days
+from riskflow.state import BEHIND, HELD_UNTIL_MS, LEFT_FOR, UNTIL, WATERMARK
+from stream.head import CLAIM, COMMIT, FOR_EACH, GATE, LOAD, SHA, SWEEP
 
 Hash = dict[bytes, bytes]
 Gate = Callable[[str], Awaitable[None]]
 SCRIPTS = {sha: script for script, sha in SHA.items()}
 OF_EACH = {SHA[whole]: SHA[script] for script, whole in FOR_EACH.items()}
-WORDS = {CLAIM: "claim", LOAD: "load", GATE: "load", COMMIT: "commit"}
+WORDS = {CLAIM: "claim", LOAD: "load", GATE: "load", COMMIT: "commit", SWEEP: "sweep"}
 LOST_BEFORE, LOST_AFTER = "lost before it ran", "lost after it ran"
 
 
@@ -81,7 +82,9 @@ class Store:
         """One script, as Redis runs it: nothing comes between."""
         if sha not in self.scripts:
             raise NoScriptError("NOSCRIPT No matching script.")
-        scripts = {CLAIM: self._claim, LOAD: self._load, GATE: self._look, COMMIT: self._commit}
+        scripts = {
+            CLAIM: self._claim, LOAD: self._load, GATE: self._look, COMMIT: self._commit, SWEEP: self._sweep,
+        }  # fmt: skip
         return scripts[SCRIPTS[sha]](keys, arguments, owner)
 
     def _claim(self, keys: list[str], arguments: list[bytes], owner: object) -> Any:
@@ -119,6 +122,22 @@ class Store:
         head = version.head if version else {}
         wait_ms = max(0, int(head.get(HELD_UNTIL_MS.encode(), b"0")) - self.clock_ms)
         return [1, head.get(UNTIL.encode(), b""), wait_ms, head.get(BEHIND.encode(), b"")]
+
+    def _sweep(self, keys: list[str], arguments: list[bytes], owner: object) -> Any:
+        """All records at once, as Redis does where there are few."""
+        epoch, position, _cursor, live_days, _records = arguments
+        version = self.now(keys[0])
+        refused = self._refused(version, self.rules.commit, epoch, position)
+        if refused:
+            return refused
+        assert version is not None
+        oldest = int(version.head.get(WATERMARK.encode(), b"0")) - int(live_days)
+        days = touched_days(list(version.records.values())).tolist()
+        kept = {e: r for (e, r), day in zip(version.records.items(), days, strict=True) if day >= oldest}
+        deleted = len(version.records) - len(kept)
+        if deleted:
+            self.write(keys[0], replace(version, records=kept))
+        return [1, b"0", deleted]
 
     def hold(self, key: str, for_ms: int) -> bytes | None:
         """HOLD of batch/switch.py: intake takes nothing for a while, unless it was cut."""

@@ -34,6 +34,7 @@ from stream.lanes import Lanes
 from stream.roster import Pin, Roster
 from stream.score import Partitions, Score
 from stream.swap import Live
+from stream.sweep import Sweep
 from stream.transport import Fetch
 from tests.model.clock import settle
 from tests.model.store import Client, Rules, Store, Version, tag
@@ -43,11 +44,13 @@ NAMES = Names("tried")
 LAYOUT = "layout"
 BATCH_ROWS = 3  # of a feed, so that a fetch becomes several passes
 START_MS = kernel_cases.START
-BROKER_MS = START_MS + 10**9
+BROKER_MS = START_MS + 10**12  # later than any event's time
 PAYMENTS, REPORTS = TP(NAMES.feed("payments"), 0), TP(NAMES.feed("reports"), 0)
 CARDS, SHOPS = [TP(NAMES.by("card"), p) for p in range(2)], [TP(NAMES.by("shop"), 0)]
 READ = [PAYMENTS, REPORTS, *CARDS, *SHOPS]
 INTERNAL = [*CARDS, *SHOPS]
+WINDOW_DAYS = 90
+LIVE_DAYS = WINDOW_DAYS + 1 + 30  # of an entity, after its last row: the ring and the grace
 STAGE_OF = {PAYMENTS.topic: "payments", REPORTS.topic: "reports", CARDS[0].topic: "card", SHOPS[0].topic: "shop"}
 LOST_END, LOST_WRITES, REFUSED = "a log lost its end", "Redis lost its last writes", "the broker refuses"
 
@@ -295,6 +298,7 @@ class Worker:
         self.lanes = Lanes(NAMES, LAYOUT, self.redis, world.describe, BATCH_ROWS, self.failed)
         self.lanes.consumer = self.consumer
         self.producer.on_log = self.lanes.hand_on
+        self.sweep = Sweep(plan(), self.lanes, 0.0)
         for stage in self._stages():
             self.lanes.add(stage)
 
@@ -348,6 +352,19 @@ class Worker:
         """As stream/fetcher.py does when the broker has deleted what it is asked for."""
         self.failed(NotReady(f"{tp}: the position is outside what the log holds"))
 
+    async def look_for_dead(self) -> None:
+        """One step of the sweep for each partition, which may end in the middle."""
+
+        async def looking() -> None:
+            try:
+                for _ in READ:
+                    await self.sweep.step()
+            except Exception as error:
+                self.failed(error)
+
+        self._looking = asyncio.get_running_loop().create_task(looking())
+        await settle()
+
     def fetch(self, tp: TP, most: int) -> int:
         """Hands over what is next in a partition; returns how many records there were."""
         at = self.consumer.at.get(tp)
@@ -374,6 +391,7 @@ class World:
     champion: int = 1
     planted: set[str] = field(default_factory=set)  # faults after which some things are allowed
     wrong: list[str] = field(default_factory=list)
+    later_ms: int = 0  # by how much events happen later than they did at first
     # Rows of the last log below this offset may have two scores: Redis lost a swap under them.
     two_scores_below: int = 0
 

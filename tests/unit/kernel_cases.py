@@ -33,6 +33,7 @@ from riskflow.plan import Plan
 from riskflow.usecase import UseCase, from_modules
 
 START = 1_750_000_000_000
+DAY = 86_400_000
 MISSING = Text.MISSING
 
 card = Entity("card")
@@ -155,19 +156,27 @@ def columns_of(rows: Iterable[dict[str, Any]]) -> Columns:
 class Folded:
     """A plan's records, folded block after block; `out` are the rows that went through."""
 
-    def __init__(self, plan: Plan, records: list[dict[bytes, bytes]] | None = None) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        records: list[dict[bytes, bytes]] | None = None,
+        watermarks: list[dict[int, int]] | None = None,
+    ) -> None:
         self.plan = plan
         self.records: list[dict[bytes, bytes]] = records or [{} for _ in plan.stages]
+        self.watermarks: list[dict[int, int]] = watermarks or [{0: 0} for _ in plan.stages]
         self.failures = evaluate.Failures()
         self.late = self.duplicates = self.conflicts = 0
 
     def block(self, columns: Columns) -> Columns:
         columns = dict(columns)
         evaluate.start(self.plan, columns, self.failures)
-        for stage, records in zip(self.plan.stages, self.records, strict=True):
+        for stage, records, watermarks in zip(self.plan.stages, self.records, self.watermarks, strict=True):
             entities, slots = evaluate.entities_of(stage, columns)
-            out = evaluate.observe(self.plan, stage, columns, slots, [records.get(e) for e in entities], self.failures)
+            known = [records.get(e) for e in entities]
+            out = evaluate.observe(self.plan, stage, columns, slots, known, watermarks, self.failures)
             records.update(zip(entities, out.records, strict=True))
+            watermarks.update(out.watermarks)
             self.late += out.late
             self.duplicates += out.duplicates
             self.conflicts += len(out.conflicts)
@@ -189,16 +198,16 @@ class Folded:
 
 def brute_force(plan: Plan, stage_index: int, columns: Columns) -> tuple[list[dict[str, float]], int]:
     """Window features of every row at a stage without marks, by lists of all that arrived; and how much was late."""
-    stage = plan.stages[stage_index]
+    stage, lives = plan.stages[stage_index], Lives(plan, stage_index)
     lists: dict[Any, list[tuple[int, int, dict[str, Any]]]] = {}
     features, late = [], 0
-    lengths: dict[tuple[str, int], int] = {}
-    for read in stage.reads:
-        ring = (read.feed, tile_ms(read.window_ms))
-        lengths[ring] = max(lengths.get(ring, 0), math.ceil(read.window_ms / ring[1]) + 1)
+    lengths = ring_lengths(plan, stage_index)
     for row in _rows(columns):
         entity, t, feed = row[stage.entity.field], row["at_ms"], plan.usecase.feeds[row["_kind"]].name
         found = {}
+        if entity != MISSING and lives.ended(row):
+            for ring_feed, s in lengths:
+                lists.pop((entity, ring_feed, s), None)
         for read in stage.reads:
             s = tile_ms(read.window_ms)
             there = lists.get((entity, read.feed, s), [])
@@ -207,6 +216,7 @@ def brute_force(plan: Plan, stage_index: int, columns: Columns) -> tuple[list[di
         features.append(found if row["_kind"] == 0 and entity != MISSING else dict.fromkeys(found, math.nan))
         if entity == MISSING:
             continue
+        lives.touch(row)
         for (ring_feed, s), length in lengths.items():
             if ring_feed == feed:
                 there = lists.setdefault((entity, feed, s), [])
@@ -215,6 +225,51 @@ def brute_force(plan: Plan, stage_index: int, columns: Columns) -> tuple[list[di
                 there.append((t // s, t, row))
                 there[:] = [x for x in there if x[0] > max(newest, t // s) - length]
     return features, late
+
+
+def ring_lengths(plan: Plan, stage_index: int) -> dict[tuple[str, int], int]:
+    """(feed, tile size) -> how many tiles are kept."""
+    lengths: dict[tuple[str, int], int] = {}
+    for read in plan.stages[stage_index].reads:
+        ring = (read.feed, tile_ms(read.window_ms))
+        lengths[ring] = max(lengths.get(ring, 0), math.ceil(read.window_ms / ring[1]) + 1)
+    return lengths
+
+
+class Lives:
+    """Who is dead at a stage: by the newest day that each partition has seen, now and at an entity's last row."""
+
+    def __init__(self, plan: Plan, stage_index: int) -> None:
+        self.entity = plan.stages[stage_index].entity.field
+        longest_ms = max(length * s for (_, s), length in ring_lengths(plan, stage_index).items())
+        self.days = math.ceil(longest_ms / DAY) + 30
+        self.watermark: dict[int, int] = {}
+        self.touched: dict[bytes, int] = {}
+
+    def ended(self, row: dict[str, Any]) -> bool:
+        now = self.watermark.get(row.get(f"_part_{self.entity}", 0), 0)
+        return now - self.touched.get(row[self.entity], 0) > self.days
+
+    def touch(self, row: dict[str, Any]) -> None:
+        part = row.get(f"_part_{self.entity}", 0)
+        self.watermark[part] = max(self.watermark.get(part, 0), row["at_ms"] // DAY)
+        self.touched[row[self.entity]] = self.watermark[part]
+
+
+def kept_rows(plan: Plan, columns: Columns) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Rows that are no copy of one of the last 32 of their entity's life; content is taken to be equal."""
+    lives, kept = Lives(plan, 0), []
+    last: dict[bytes, list[tuple[int, bytes]]] = {}
+    for i, row in enumerate(_rows(columns)):
+        entity, name = row[lives.entity], (row["_kind"], row["_id"])
+        if lives.ended(row):
+            last.pop(entity, None)
+        known = last.setdefault(entity, [])
+        if name not in known[-32:]:
+            known.append(name)
+            lives.touch(row)
+            kept.append(i)
+    return np.array(kept, np.int64)
 
 
 def tile_ms(window_ms: int) -> int:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from chaos.control import count, payments
-from chaos.copies import CONFLICT, DUPLICATE, NEW, RING, Repeated, _decide
+from chaos.copies import CONFLICT, DUPLICATE, NEW, RING, Days, Known, Repeated, _decide
 from chaos.faults import FAULTS, NAMED, schedule
 from chaos.fleet import RANDOM
 from chaos.verdict import Judge, Verdict
@@ -81,6 +81,20 @@ def test_the_last_32_ids_of_an_entity_are_known_and_no_older_one() -> None:
     assert _decide(ring, (True, b"first"), False) == DUPLICATE
     _decide(ring, (True, b"one more"), False)
     assert _decide(ring, (True, b"first"), False) == NEW
+
+
+def test_who_is_dead_is_known_by_no_id_and_a_generation_begins_where_its_entities_were_seen() -> None:
+    rings = {b"a": Known(seen=100), b"b": Known(seen=40)}
+    days = Days(rings, live_days=60)
+    assert days.of(0, b"b") is rings[b"b"]
+    days.see(0, rings[b"b"], 90)
+    assert (rings[b"b"].seen, rings[b"a"].seen) == (100, 100)
+    days.see(0, rings[b"b"], 160)
+    alive = rings[b"a"]
+    assert days.of(0, b"a") is alive
+    days.see(0, rings[b"b"], 161)
+    assert days.of(1, b"a") is alive, "another partition is not so far"
+    assert days.of(0, b"a") is not alive
 
 
 @pytest.mark.parametrize("wanted", [6, 100])

@@ -43,7 +43,7 @@ for stage in plan.stages:
     if stage.index == 0:
         evaluate.start(plan, columns, failures)
     entities, slots = evaluate.entities_of(stage, columns)
-    columns = evaluate.observe(plan, stage, columns, slots, [None] * len(entities), failures).columns
+    columns = evaluate.observe(plan, stage, columns, slots, [None] * len(entities), {0: 0}, failures).columns
 print(*sorted(compiled() - before), sep="\\n")
 """
 

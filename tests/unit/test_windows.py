@@ -22,6 +22,7 @@ from tests.unit.kernel_cases import (
     brute_force,
     columns_of,
     history,
+    kept_rows,
     with_marks,
 )
 
@@ -30,16 +31,10 @@ ROUNDED = ("sum", "mean", "std")  # merged tile by tile: another order of the sa
 modest = settings(max_examples=15, deadline=None)
 
 
-def without_duplicates(columns: Columns) -> Columns:
-    ids = columns["_id"].values()
-    first = {v: i for i, v in reversed(list(enumerate(ids)))}
-    return take(columns, np.array(sorted(first.values()), np.int64))
-
-
 def assert_equals_brute_force(plan: Plan, columns: Columns) -> None:
     folded = Folded(plan)
     out = folded.block(columns)
-    kept = without_duplicates(columns)
+    kept = take(columns, kept_rows(plan, columns))
     assert folded.conflicts == 0
     assert folded.duplicates == len(columns["at_ms"]) - len(kept["at_ms"])
     late = 0

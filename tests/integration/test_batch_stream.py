@@ -180,9 +180,9 @@ def test_what_comes_while_parity_looks_is_on_its_way(
     archive(plan, settings())
     log_ranges, read_topic, read = Cluster.log_ranges, lake.read_topic, list[str]()
 
-    def noted(folder: Path, topic: str, *columns: Any) -> pl.DataFrame:
+    def noted(folder: Path, topic: str, *columns: Any, **options: Any) -> pl.DataFrame:
         read.append(topic)
-        return read_topic(folder, topic, *columns)
+        return read_topic(folder, topic, *columns, **options)
 
     def then_the_stream_runs(cluster: Cluster, topics: dict[str, int]) -> Any:
         patch.undo()

@@ -51,7 +51,7 @@ def shadow(stage: Life) -> str:
 def race(stage: Life) -> str:
     """The new challenger has started a look, too early; the horizon passes, and Airflow judges: a person is asked."""
     horizon_ms = duration_ms(stage.pipeline.file.race.horizon)
-    ripe_ms = stage.found["shadow_began_ms"] + horizon_ms + stage.pipeline.maturity_ms + DAY_MS // 2
+    ripe_ms = stage.found["shadow_began_ms"] + horizon_ms + stage.pipeline.maturity_ms + DAY_MS // 4
     run_id = _started_by_asset(stage)
     for _ in range(LOOKS):
         state = follow(stage, "promote", run_id, until_waiting="approval")

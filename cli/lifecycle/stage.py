@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from riskflow.registry import Registry
 
 USECASE = "town"
-RATE = 240.0  # events a second: a day of the town in three seconds and a half
+RATE = 270.0  # events a second: a day of the town in three seconds
 CUSTOMERS, PER_DAY = 200, 4.0
 HISTORY_DAYS, FUTURE_DAYS = 24, 400
 RUN_S = 240.0  # patience with one run of a DAG

@@ -250,6 +250,7 @@ def test_a_candidate_that_onnx_cannot_say_leaves_the_race_and_alone_meets_the_ga
     assert "onnx_parity" in {gate["name"] for gate in verdict["gates"] if not gate["passed"]}
 
 
+@pytest.mark.learns
 def test_so_it_is_without_airflow(framed: Run) -> None:
     assert [t["candidate"] for t in retrain.train_all(framed)] == ["linear"]
     assert set(retrain.judge_run(framed, alone=True)["not_trained"]) == {"broken"}

@@ -22,8 +22,9 @@ ADDRESSES = [service.variable for service in SERVICES.values()]
 
 # Files of tests that fit models, or play many races, for seconds.
 LEARNS = {
-    "backtest", "card_curves", "checks", "dataset", "evaluate_command", "forecast_errors", "gates", "judge", "layers", "let_through", "lint", "race",
-    "retrain", "review_sample", "score_batch", "search", "train", "transfer", "transient", "truth", "watching",
+    "backtest", "card_curves", "checks", "dataset", "evaluate_command", "forecast_errors", "gates", "judge", "layers",
+    "let_through", "lint", "race", "retrain", "review_sample", "score_batch", "search", "train", "transfer",
+    "transient", "truth", "watching",
 }  # fmt: skip
 
 

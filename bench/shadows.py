@@ -124,7 +124,8 @@ async def one_pass(plan: Plan, swap: Any, score: Score, block: Columns, shadows:
     began, began_cpu = time.perf_counter(), time.process_time()
     decided, _ = await team.decide(block, score._messages)
     decided_s = time.perf_counter() - began
-    list(opinion_messages(block, decided, await team.opinions(block)) if shadows else ())
+    if shadows:
+        opinion_messages(block, decided, await team.opinions(block))
     return decided_s, time.perf_counter() - began, time.process_time() - began_cpu
 
 

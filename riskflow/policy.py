@@ -283,6 +283,10 @@ class Decider:
         self.rules = [msgspec.convert(rule, Rule) for rule in numbers["rules"]]
         self.conditions = rule_conditions(numbers, plan)
         self._actions = np.array([ACTIONS.index(r.action) for r in self.rules], np.int8)
+        # Weakest first: an approving rule silences the score only.
+        self._rules_of = [
+            (a, rows) for a in (APPROVE, REVIEW, DECLINE) if len(rows := np.flatnonzero(self._actions == a))
+        ]
         self._whens = [rule.when for rule in self.rules]
         self._let = float(numbers.get("let_through", 0.0))
         if self._let:  # a rule of its own, so that it stands among the reasons
@@ -303,11 +307,9 @@ class Decider:
         action = (score >= self.review).astype(np.int8)
         action[np.isnan(score)] = REVIEW
         action[score >= self.decline] = DECLINE
-        for rule_action in (APPROVE, REVIEW, DECLINE):  # weakest first: an approving rule silences the score only
-            mine = hits[self._actions == rule_action]
-            if len(mine):
-                held = mine.any(axis=0)
-                action[held] = rule_action if rule_action == APPROVE else np.maximum(action[held], rule_action)
+        for rule_action, rules in self._rules_of:
+            held = hits[rules].any(axis=0)
+            action[held] = rule_action if rule_action == APPROVE else np.maximum(action[held], rule_action)
         if self._let:
             let = self._let_through(action, hits, columns[ID])
             action[let] = REVIEW

@@ -6,8 +6,10 @@ message an event: a pure function of log, plan and roster, like the score itself
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import repeat
 from typing import Any
 
 import msgspec
@@ -19,7 +21,7 @@ from riskflow.policy import ACTIONS
 from riskflow.scoring import Scored
 from stream.swap import Live
 
-NO_SCORE = b"null"  # how JSON says NaN
+_AFTER_DECISION = np.array([b',"action":"%b"},"others":[' % action.encode() for action in ACTIONS], object)
 
 
 class Decided:
@@ -67,43 +69,56 @@ class Opinion:
 
 def opinion_messages(
     events: Columns, decided: Decided, opinions: Sequence[Opinion]
-) -> Iterator[tuple[bytes, bytes] | None]:
+) -> list[tuple[bytes, bytes] | None]:
     """(key, JSON) of each event: what was decided, and what each of the others said, in their order.
 
-    None where nobody else spoke, or nothing was decided. Columns become text at once: a Python object for each
-    opinion would take longer than the models.
+    None where nobody else spoke, or nothing was decided. Text is made column by column and joined once an event: a
+    Python object for each opinion would take longer than the models.
     """
-    rows = len(decided.score)
-    said = zip(*(_said(opinion, rows) for opinion in opinions), strict=True)
-    others = [b",".join(filter(None, each)) for each in said] or [b""] * rows
     ids: Any = events[ID]
-    times: Any = events[TIME]
-    text = b'{"event_id":%b,"occurred_at":%d,"decided":{"bundle":%d,"score":%b,"action":"%b"},"others":[%b]}'
-    actions = np.array([action.encode() for action in ACTIONS], object)[decided.action].tolist()
-    content = zip(
-        ids.json(), times.tolist(), decided.bundle.tolist(), _numbers(decided.score), actions, others, strict=True
-    )
-    for name, row in zip(ids.values(), content, strict=True):
-        yield None if row[3] == NO_SCORE or not row[5] else (name, text % row)
+    spoken = np.zeros(len(decided.score), np.bool_)
+    pieces: list[Iterable[bytes]] = [*_decided(ids, events[TIME], decided)]
+    for opinion in opinions:
+        pieces += _said(opinion, spoken)
+        spoken[opinion.rows] = True  # None: of all events
+    messages = zip(ids.values(), map(b"".join, zip(*pieces, repeat(b"]}"), strict=False)), strict=True)
+    silent = np.isnan(decided.score) | ~spoken
+    return [None if no else message for no, message in zip(silent.tolist(), messages, strict=True)]
 
 
-def _said(opinion: Opinion, rows: int) -> list[bytes]:
-    """What it says of each of these rows as JSON, empty where it says nothing; null: no score could be worked out."""
-    before = msgspec.json.encode({"alias": opinion.alias, "bundle": opinion.version})[:-1] + b',"score":'
-    after = np.array(
-        [b"," + msgspec.json.encode({"band": band, "action": a})[1:] for band in opinion.band_names for a in ACTIONS],
-        object,
-    )
-    which = after[opinion.band.astype(np.int64) * len(ACTIONS) + opinion.action]
-    said = [before + score + rest for score, rest in zip(_numbers(opinion.score), which.tolist(), strict=True)]
+def _decided(ids: Any, times: Any, decided: Decided) -> tuple[Iterable[bytes], ...]:
+    """The pieces of a message before what others said; each is a column."""
+    return (
+        repeat(b'{"event_id":'), ids.json(), repeat(b',"occurred_at":'), _numbers(times),
+        repeat(b',"decided":{"bundle":'), _numbers(decided.bundle), repeat(b',"score":'), _numbers(decided.score),
+        _AFTER_DECISION[decided.action].tolist(),
+    )  # fmt: skip
+
+
+def _said(opinion: Opinion, spoken: Any) -> tuple[list[bytes], list[bytes], list[bytes]]:
+    """What it says of each event, in three pieces, all empty where it says nothing; null: no score was worked out.
+
+    spoken: where somebody has spoken before, so that a comma is due.
+    """
+    before, after = _around_score(opinion.alias, opinion.version, opinion.band_names)
+    start = before[spoken.view(np.int8)]
+    score = _numbers(opinion.score)
+    end = after[opinion.band.astype(np.int64) * len(ACTIONS) + opinion.action]
     if opinion.rows is None:
-        return said
-    every = [b""] * rows
-    for row, own in zip(opinion.rows.tolist(), said, strict=True):
-        every[row] = own
-    return every
+        return start.tolist(), score, end.tolist()
+    pieces = np.full((3, len(spoken)), b"", object)
+    pieces[:, opinion.rows] = start[opinion.rows], score, end
+    return pieces[0].tolist(), pieces[1].tolist(), pieces[2].tolist()
 
 
-def _numbers(column: F8) -> list[bytes]:
-    """Each number as JSON."""
+@lru_cache(maxsize=64)
+def _around_score(alias: str, version: int, band_names: tuple[str, ...]) -> tuple[Any, Any]:
+    """What stands before a score, alone and with a comma; and after it, for each band and action."""
+    start = msgspec.json.encode({"alias": alias, "bundle": version})[:-1] + b',"score":'
+    ends = [b"," + msgspec.json.encode({"band": band, "action": a})[1:] for band in band_names for a in ACTIONS]
+    return np.array([start, b"," + start], object), np.array(ends, object)
+
+
+def _numbers(column: F8 | I8) -> list[bytes]:
+    """Each number as JSON; null for NaN."""
     return msgspec.json.encode(column.tolist())[1:-1].split(b",") if len(column) else []

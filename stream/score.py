@@ -162,7 +162,7 @@ class Score:
         await self._send_rows(heads, self._full(columns, events, decided, roster), sent, outbox, self.names.rows)
         opinions = await team.opinions(part)
         if opinions:
-            said = list(opinion_messages(part, decided, opinions))
+            said = opinion_messages(part, decided, opinions)
             await self._send_messages(heads, part, said, self.names.shadow, self._partitions.shadow, outbox)
 
     def _by_head(self, heads: list[Head], columns: Columns) -> Iterator[tuple[Head, Any]]:

@@ -54,7 +54,7 @@ def _publish(environment: pytest.MonkeyPatch, found: Services) -> None:
 
 
 # What starts Airflow: two at once are too much for two cores, so one process has all of it, from the start.
-AIRFLOW = ("tests/e2e/", "tests/integration/test_airflow.py")
+AIRFLOW = ("tests/e2e/", "tests/dags/")
 # What imports Airflow, which takes 4 s: in one process, too.
 IMPORTS_AIRFLOW = tuple(f"tests/unit/test_{name}.py" for name in ("airflow_metrics", "dags", "late", "own_tasks"))
 

@@ -6,11 +6,9 @@ import contextlib
 import json
 import re
 import shlex
-import shutil
 import sqlite3
 import time
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,7 @@ import typer
 from kafka import KafkaConsumer
 from typer.testing import CliRunner
 
-from batch import produce, topics
+from batch import produce
 from batch.airflow_client import ENDED, Airflow
 from batch.pools import make_pools
 from batch.produce import Outgoing
@@ -27,47 +25,12 @@ from batch.task_runs import task_runs
 from cli import runs
 from ops import local
 from ops.local import Services
-from riskflow.settings import load, settings
+from riskflow.settings import load
 from tests import support
 
 pytestmark = [pytest.mark.airflow, pytest.mark.services]
 
-PREFIX = "chain."
 DAY = 86_400_000
-PIPELINE = """
-schedule: null
-maturity: 2d
-retries: 0
-pool: {name: training, slots: 1}
-alerts: {topic: true}
-deadlines: {review: 2s}
-tasks: [{name: nap, call: usecases.card_fraud.tasks.nap, dag: review, before: sample}]
-dags: {archive: null, labels: lake, retrain: labels, score_batch: false, drift: false, backtest: false, maintain: false}
-"""
-NAP = """
-import time
-
-def nap(run):
-    time.sleep(15)
-"""
-
-
-@pytest.fixture(scope="module")
-def airflow(services: Services, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
-    """Airflow beside Kafka and Redis, in the same folder, with a pipeline.yaml whose DAGs are a chain."""
-    usecases = tmp_path_factory.mktemp("usecases")
-    shutil.copytree(load().usecases / "card_fraud", usecases / "card_fraud")
-    (usecases / "card_fraud" / "pipeline.yaml").write_text(PIPELINE)
-    (usecases / "card_fraud" / "tasks.py").write_text(NAP)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RISKFLOW_USECASES", str(usecases))
-        patch.setenv("RISKFLOW_TOPIC_PREFIX", PREFIX)
-        with local.running(services.home, airflow=True, usual_ports=False) as found:
-            for name, value in found.environment().items():
-                patch.setenv(name, value)
-            settings.cache_clear()
-            yield found
-    settings.cache_clear()
 
 
 def test_airflow_is_healthy_and_lets_admin_in(airflow: Services) -> None:
@@ -81,8 +44,7 @@ def test_airflow_is_healthy_and_lets_admin_in(airflow: Services) -> None:
 
 def test_new_labels_start_a_retraining_and_its_refusal_is_told(airflow: Services) -> None:
     """archive -> lake -> labels -> labels -> retrain, which finds no scored rows and says so everywhere."""
-    plan, conf, client = support.plan_of(), load(), Airflow.of(load())
-    topics.make(plan, conf, partitions=1)
+    conf, client = load(), Airflow.of(load())
     send_labelled_events(conf.kafka)
     client.set_pool("training", 4)
     assert make_pools(load()) == {"training": 1}  # what is there is changed
@@ -103,7 +65,8 @@ def test_new_labels_start_a_retraining_and_its_refusal_is_told(airflow: Services
     outcomes = {(t.dag.removeprefix("card_fraud_"), t.task): t.outcome for t in task_runs(conf.home, "card_fraud")}
     assert outcomes == {
         ("archive", "archive"): "success", ("labels", "labels"): "success", ("labels", "ready"): "success",
-        ("retrain", "archive"): "success", ("retrain", "labels"): "success", ("retrain", "check"): "refused",
+        ("retrain", "turn"): "success", ("retrain", "archive"): "success", ("retrain", "labels"): "success",
+        ("retrain", "check"): "refused",
     }  # fmt: skip
     assert asset_events(conf.home / "airflow" / "airflow.db") == ["card_fraud/labels", "card_fraud/lake"]
 
@@ -123,14 +86,14 @@ def check_is_done_again_alone(client: Airflow, run: str) -> None:
     (command,) = re.findall(r"again: riskflow (.*)", listed.output)
     done = CliRunner().invoke(app, [*shlex.split(command), "--json"])
     assert done.exit_code == 0, done.output
-    assert json.loads(done.output) == ["check", "judge", "publish", "replay", "train"]
+    assert json.loads(done.output) == ["check", "foretell", "judge", "publish", "replay", "train"]
 
     def tries() -> dict[str, int]:
         records = [t for t in task_runs(load().home, "card_fraud") if t.dag_run == run and t.outcome != "running"]
         return {t.task: t.attempt for t in records}
 
     support.wait(lambda: tries().get("check") == 2, 120)
-    assert tries() == {"archive": 1, "labels": 1, "check": 2}
+    assert tries() == {"turn": 1, "archive": 1, "labels": 1, "check": 2}
     unknown = CliRunner().invoke(app, ["runs", "again", "card_fraud_retrain", run, "chek"])
     assert unknown.exit_code != 0
     assert "has no task 'chek'" in str(unknown.exception) + unknown.output
@@ -144,7 +107,8 @@ def send_labelled_events(kafka: str) -> None:
         {"event_id": f"e{i}", "occurred_at": at, "amount": 9.5, **who} for i, at in enumerate((now - 5 * DAY, now))
     ]
     label = {"label_id": "l0", "event_id": "e0", "is_fraud": True, "labelled_at": now - 3 * DAY, **who}
-    messages = [(f"{PREFIX}card_fraud.events", e) for e in events] + [(f"{PREFIX}card_fraud.labels", label)]
+    feeds = f"{load().topic_prefix}card_fraud"
+    messages = [(f"{feeds}.events", event) for event in events] + [(f"{feeds}.labels", label)]
     produce.send([Outgoing(topic, None, json.dumps(m).encode(), None) for topic, m in messages], kafka)
 
 
@@ -160,7 +124,7 @@ def wait_for_retraining(client: Airflow, timeout_s: float = 120) -> dict[str, An
 
 
 def alerts(kafka: str) -> list[dict[str, Any]]:
-    topic = f"{PREFIX}card_fraud.alerts"
+    topic = f"{load().topic_prefix}card_fraud.alerts"
     with contextlib.closing(
         KafkaConsumer(topic, bootstrap_servers=kafka, auto_offset_reset="earliest", consumer_timeout_ms=3000)
     ) as consumer:
@@ -176,7 +140,6 @@ def asset_events(database: Path) -> list[str]:
 def test_a_run_that_passes_its_deadline_is_told_while_it_runs(airflow: Services) -> None:
     """Its first task is the team's own, which takes longer than pipeline.yaml allows the whole run."""
     client, kafka = Airflow.of(load()), load().kafka
-    topics.make(support.plan_of(), load(), partitions=1)
     client.switch_on("card_fraud_review")
     run = client.trigger("card_fraud_review", {})
     support.wait(lambda: any(alert["kind"] == "late" for alert in alerts(kafka)), 90)

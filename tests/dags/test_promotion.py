@@ -2,62 +2,37 @@
 
 from __future__ import annotations
 
-import shutil
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from batch import topics
 from batch.airflow_client import ENDED, Airflow
 from batch.run import Run
 from batch.task_runs import RUNNING, task_runs
 from batch.verdicts import verdict_path, write_verdict
-from ops import local
 from ops.local import Services
 from riskflow.keys import load_private_key, make_keys
 from riskflow.registry import Registry
-from riskflow.settings import load, settings
+from riskflow.settings import load
 from tests import support
 from tests.unit.bundle_cases import rules_only
 
 pytestmark = [pytest.mark.airflow, pytest.mark.services]
 
 DAG = "card_fraud_promote"
-PIPELINE = """
-schedule: null
-retries: 0
-promotion: approval
-ramp: {shares: [1.0], poll: 2s}
-dags: {archive: null, labels: false, retrain: null, promote: null, score_batch: false, drift: false, backtest: false,
-       maintain: false}
-"""
 EVIDENCE = {"standings": [], "last_ms": 0}
 
 
 @pytest.fixture(scope="module")
-def run(services: Services, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
-    """Airflow beside Kafka and Redis; version 1 is champion. No worker runs: a canary decides nothing."""
-    usecases = tmp_path_factory.mktemp("usecases")
-    shutil.copytree(load().usecases / "card_fraud", usecases / "card_fraud")
-    (usecases / "card_fraud" / "pipeline.yaml").write_text(PIPELINE)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RISKFLOW_USECASES", str(usecases))
-        patch.setenv("RISKFLOW_TOPIC_PREFIX", "promotion.")
-        with local.running(services.home, airflow=True, usual_ports=False) as found:
-            for name, value in found.environment().items():
-                patch.setenv(name, value)
-            settings.cache_clear()
-            plan = support.plan_of()
-            topics.make(plan, load(), partitions=1)
-            made = Run.of(plan, load(), "tried")
-            make_keys(made.conf.keys_folder)
-            publish(made, "champion")
-            Airflow.of(load()).switch_on(DAG)
-            yield made
-    settings.cache_clear()
+def run(airflow: Services) -> Run:
+    """Version 1 is champion. No worker runs: a canary decides nothing."""
+    made = Run.of(support.plan_of(), load(), "tried")
+    make_keys(made.conf.keys_folder)
+    publish(made, "champion")
+    Airflow.of(load()).switch_on(DAG)
+    return made
 
 
 def publish(run: Run, alias: str) -> int:

@@ -88,14 +88,14 @@ def airflow(stage: Life) -> str:
 
 
 def _invent(seed: int) -> Town:
-    """Labels come within two days and a half."""
+    """Labels come within a day and a half."""
     import time
 
     from batch.simulate import Delays, Shares, simulate
 
     days = HISTORY_DAYS + FUTURE_DAYS
     start_ms = int(time.time() * 1000) - days * DAY_MS
-    delays = Delays(chargeback_median_ms=DAY_MS, chargeback_most_ms=2 * DAY_MS, genuine_ms=2 * DAY_MS)
+    delays = Delays(chargeback_median_ms=DAY_MS // 2, chargeback_most_ms=3 * DAY_MS // 2, genuine_ms=3 * DAY_MS // 2)
     shares = Shares(stolen_card=0.04, compromised_terminal=0.0, card_testing=0.01)
     world = simulate(seed, start_ms, days, CUSTOMERS, CUSTOMERS // 2, per_day=PER_DAY, shares=shares, delays=delays)
     return Town(world, start_ms + HISTORY_DAYS * DAY_MS)

@@ -12,7 +12,7 @@ from riskflow.durations import duration_ms
 
 DAY_MS = 86_400_000
 SHADOW_S, SWAP_S = 30.0, 20.0
-READ_S = 3.0  # what a person needs at least
+READ_S = 2.0  # what a person needs at least
 LOOKS = 7  # whether the race can be judged
 
 

@@ -1,4 +1,7 @@
-"""`make demo`, small and without Airflow: from an empty folder to the proof, and nothing stays behind."""
+"""`make demo`, small and without Airflow: from an empty folder to the proof, and nothing stays behind.
+
+With Airflow it is played by test_retrain_airflow.py, in `make chaos`; a whole life with Airflow by test_lifecycle.py.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,8 @@ from ops import process
 from tests.e2e.demo_run import check_nothing_lost, left_running, run_demo, start_demo
 
 
-@pytest.mark.long  # `make test` plays the demo once, with Airflow
 @pytest.mark.services
+@pytest.mark.timeout(300)
 def test_a_demo_loses_nothing_and_leaves_nothing_running(tmp_path: Path) -> None:
     code, found, said = run_demo(tmp_path, "--no-airflow", timeout_s=280)
 

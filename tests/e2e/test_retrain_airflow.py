@@ -14,6 +14,7 @@ from tests.e2e.demo_run import check_nothing_lost, left_running, run_demo
 TASKS = {"archive", "labels", "check", "replay", "train", "judge", "publish"}
 
 
+@pytest.mark.long  # `make test` plays a life with Airflow, and the demo without
 @pytest.mark.airflow
 @pytest.mark.services
 @pytest.mark.timeout(600)

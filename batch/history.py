@@ -15,10 +15,11 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from riskflow.columns import Columns, Text, concat
+from riskflow.columns import Columns, Text, concat, take
 from riskflow.declare import CATEGORY, TEXT, Entity, Feed, FieldType
 from riskflow.errors import DeclarationError
 from riskflow.evaluate import ID, KIND, TIME, empty_field
+from riskflow.events import AHEAD_MS
 from riskflow.plan import Plan
 
 HASH_CHARS = 32  # as riskflow.events writes a hashed id
@@ -37,6 +38,27 @@ def history_columns(plan: Plan, tables: Mapping[str, pl.DataFrame | None], hash_
     order = _known_order(plan, {name: _keys(feeds[name], table) for name, table in there.items()})
     blocks = [_feed_columns(plan, feeds[name], table, hash_key) for name, table in there.items()]
     return {name: _ordered(column, order) for name, column in concat(blocks).items()}
+
+
+def known_by(plan: Plan, columns: Columns, now_ms: int) -> Columns:
+    """Those of the rows that are known by now, as far ahead as intake takes them.
+
+    One row far ahead would end everybody else's life (docs/decisions/0020). A label may be dated ahead: it is not known
+    yet. Raises DeclarationError for a scored event: it cannot have happened.
+    """
+    times, ids = np.asarray(columns[TIME]), columns[ID]
+    ahead = times > now_ms + AHEAD_MS
+    events = np.flatnonzero(ahead & (np.asarray(columns[KIND]) == plan.kind(plan.scored.name)))
+    if len(events):
+        assert isinstance(ids, Text)
+        first = int(events[0])
+        when = np.datetime64(int(times[first]), "ms")
+        raise DeclarationError(
+            f"history, feed {plan.scored.name!r}",
+            f"has {len(events)} rows that lie in the future, such as {ids.strings()[first]} at {when}Z",
+            "Correct their times (UTC, milliseconds), or leave these rows out",
+        )
+    return take(columns, np.flatnonzero(~ahead)) if ahead.any() else columns
 
 
 def _ordered(column: Any, order: NDArray[np.int64]) -> Any:

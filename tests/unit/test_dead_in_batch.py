@@ -114,6 +114,15 @@ def test_rows_on_no_log_of_a_stage_are_of_one_more_partition() -> None:
     assert known[2] == 5.0
 
 
+def test_a_row_on_no_log_takes_nothing_of_its_entitys_life() -> None:
+    rows = columns_of([paid(b"1", 0), paid(b"2", 500), paid(b"late", 1)])
+    nowhere = np.array([0, 0, NOWHERE], np.int32)
+    logs = {"_log_card": np.arange(3), "_part_card": nowhere, INTAKE_LOG: np.arange(3), INTAKE_PARTITION: nowhere * 0}
+    columns = full(MARKED, {**rows, **logs})
+    found = fold(MARKED, columns, stage_orders(MARKED, columns, 2), {})
+    assert first_watermark(found.records["card"]) == FIRST // DAY + 500
+
+
 def test_the_judge_of_the_cluster_suite_misses_nobody_who_is_dead() -> None:
     rows, names = recorded([(0, 0, 0, 0), (2, 200, 0, 0)]), Names("tried")
     whole = replay(MARKED, rows_alone(rows), recorded_orders(MARKED, rows)).records

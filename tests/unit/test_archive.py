@@ -192,6 +192,16 @@ def feed_record(offset: int, **fields: Any) -> Record:
     return Record(0, offset, NOON_MS, json.dumps(fields).encode(), b"key")
 
 
+def test_a_time_that_no_calendar_has_stops_nothing(plan: Plan, tmp_path: Path) -> None:
+    """Where a topic bears its producers' time, in whatever unit they took it for."""
+    topic = Names("card_fraud").rejected
+    times = [-1, NOON_MS, NOON_MS * 1000]
+    archived(plan, tmp_path, topic, [Record(0, i, at, b"what it was") for i, at in enumerate(times)])
+    days = sorted(path.name for path in (tmp_path / topic).glob("date=*"))
+    assert days == ["date=1970-01-01", "date=2026-09-21", "date=9999-12-31"]
+    assert lake.read_topic(tmp_path, topic)["_broker_ms"].to_list() == times
+
+
 def test_labels_without_ids_are_parked_and_completed_from_the_event(plan: Plan, tmp_path: Path) -> None:
     names = Names("card_fraud")
     label = {"event_id": "e1", "is_fraud": True, "labelled_at": NOON_MS, "source": "call"}

@@ -27,6 +27,7 @@ from batch.files import write_text
 from batch.read_log import Record, read_log
 from batch.topics import Cluster
 from riskflow.errors import NotReady
+from riskflow.events import LATEST_MS
 from riskflow.hashkey import read_hash_key
 from riskflow.names import Names
 from riskflow.plan import Plan
@@ -201,4 +202,5 @@ class _Topic:
 
 
 def _day(timestamp_ms: int) -> str:
-    return datetime.fromtimestamp(timestamp_ms / 1000, UTC).strftime("%Y-%m-%d")
+    """UTC. Where a topic bears its producers' time instead of the broker's, that can be any number."""
+    return datetime.fromtimestamp(min(max(timestamp_ms, 0), LATEST_MS) / 1000, UTC).strftime("%Y-%m-%d")

@@ -37,6 +37,8 @@ from riskflow.wire import decode, decode_all, read_header
 Record = Any
 T = TypeVar("T")
 BAD = "bad"
+Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]  # what a column of whole numbers holds
+MOST_DIGITS = 18  # of such a number in a header
 NO_BLOCK = (ValueError, TypeError, KeyError)  # what the reader of blocks raises for anything else
 
 
@@ -68,7 +70,7 @@ class Hide:
         if self._decoder is None or value is None:
             return value
         try:
-            message = msgspec.json.decode(value)
+            message = msgspec.json.decode(value.decode(errors="replace"))
             found = {f: message[f] for f in self._fields if message.get(f) is not None}
             hidden = {f: self._decoder.entity(found[f], self._entities[f]) for f in found}
             return msgspec.json.encode({**message, **hidden})
@@ -174,8 +176,8 @@ class Said(msgspec.Struct):
     score: float | None
     band: str | None
     action: str | None
-    bundle: int | None
-    occurred_at: int | None
+    bundle: Int64 | None
+    occurred_at: Int64 | None
     reasons: msgspec.Raw = msgspec.Raw(b"[]")
     degraded: msgspec.Raw = msgspec.Raw(b"[]")
     positions: msgspec.Raw = msgspec.Raw(b"{}")
@@ -214,7 +216,7 @@ class ScoreFrames:
 class Decided(msgspec.Struct):
     """What was decided of an event."""
 
-    bundle: int | None = None
+    bundle: Int64 | None = None
     score: float | None = None
     action: str | None = None
 
@@ -232,7 +234,7 @@ class Opinions(msgspec.Struct):
     decided: Decided
     others: list[Other]
     event_id: str | None = None
-    occurred_at: int | None = None
+    occurred_at: Int64 | None = None
 
 
 class ShadowFrames:
@@ -266,7 +268,7 @@ class External(msgspec.Struct):
     score: float
     system: Annotated[str, msgspec.Meta(pattern="^[a-z][a-z0-9_]{0,62}$")]
     action: str | None = None
-    at: int | datetime | None = None  # when it said so: ms since 1970, or RFC 3339
+    at: Int64 | datetime | None = None  # when it said so: ms since 1970, or RFC 3339
 
 
 class ExternalFrames:
@@ -295,8 +297,8 @@ class ExternalFrames:
 
 def _external(value: bytes | None) -> External | str:
     try:
-        return msgspec.json.decode(value or b"", type=External)
-    except msgspec.DecodeError as error:
+        return msgspec.json.decode((value or b"").decode(), type=External)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         return str(error)
 
 
@@ -339,10 +341,10 @@ _said = msgspec.json.Decoder(Said).decode
 _opinions = msgspec.json.Decoder(Opinions).decode
 
 
-def _decoded(decode: Callable[[bytes], T], value: bytes | None) -> T | None:
+def _decoded(decode: Callable[[str], T], value: bytes | None) -> T | None:
     """None for what is no such message."""
     try:
-        return decode(value or b"")
+        return decode((value or b"").decode())  # raw parts are looked at by nobody else
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
 
@@ -352,7 +354,7 @@ def _each(objects: Iterable[Any], name: str) -> list[Any]:
 
 
 def _number(value: bytes | None) -> int | None:
-    return int(value) if value is not None and value.isdigit() else None
+    return int(value) if value is not None and value.isdigit() and len(value) <= MOST_DIGITS else None
 
 
 def _text(value: bytes | None) -> str | None:

@@ -15,10 +15,11 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from riskflow.columns import Columns, Text, concat
+from riskflow.columns import Columns, Text, concat, take
 from riskflow.declare import CATEGORY, TEXT, Entity, Feed, FieldType
 from riskflow.errors import DeclarationError
 from riskflow.evaluate import ID, KIND, TIME, empty_field
+from riskflow.events import AHEAD_MS, EARLIEST_MS, LATEST_MS
 from riskflow.plan import Plan
 
 HASH_CHARS = 32  # as riskflow.events writes a hashed id
@@ -37,6 +38,37 @@ def history_columns(plan: Plan, tables: Mapping[str, pl.DataFrame | None], hash_
     order = _known_order(plan, {name: _keys(feeds[name], table) for name, table in there.items()})
     blocks = [_feed_columns(plan, feeds[name], table, hash_key) for name, table in there.items()]
     return {name: _ordered(column, order) for name, column in concat(blocks).items()}
+
+
+def known_by(plan: Plan, columns: Columns, now_ms: int) -> Columns:
+    """Those of the rows that are known by now, within the times that intake takes.
+
+    One row far ahead would end everybody else's life (docs/decisions/0020). A label may be dated ahead: it is not known
+    yet. Raises DeclarationError for a scored event there, and for times that are seconds or microseconds.
+    """
+    times: Any = columns[TIME]
+    kinds: Any = columns[KIND]
+    ahead = times > now_ms + AHEAD_MS
+    _refuse_times(plan, columns, (times < EARLIEST_MS) | (times > LATEST_MS), "lie before 1973 or after 9999")
+    _refuse_times(plan, columns, ahead & (kinds == plan.kind(plan.scored.name)), "lie in the future")
+    return take(columns, np.flatnonzero(~ahead)) if ahead.any() else columns
+
+
+def _refuse_times(plan: Plan, columns: Columns, wrong: NDArray[np.bool_], where: str) -> None:
+    """Raises DeclarationError for rows with a time that cannot be."""
+    if not wrong.any():
+        return
+    kind, name, at_ms = (_first(columns[column], wrong) for column in (KIND, ID, TIME))
+    raise DeclarationError(
+        f"history, feed {plan.usecase.feeds[kind].name!r}",
+        f"has {int(wrong.sum())} rows that {where}, such as {name} at {np.datetime64(at_ms, 'ms')}Z",
+        "Correct their times (milliseconds since 1970, UTC), or leave these rows out",
+    )
+
+
+def _first(column: Any, chosen: NDArray[np.bool_]) -> Any:
+    row = int(chosen.argmax())
+    return column.take(np.array([row])).strings()[0] if isinstance(column, Text) else int(column[row])
 
 
 def _ordered(column: Any, order: NDArray[np.int64]) -> Any:

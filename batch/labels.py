@@ -80,7 +80,7 @@ def _again(plan: Plan, names: Names, conf: Settings, feed: Feed, out: Completed)
 
 def completed(plan: Plan, feed: Feed, row: dict[str, Any], event: dict[str, Any]) -> dict[str, Any] | None:
     """The label as it was sent, with its id, and what it lacked from its event; None if the event lacks it too."""
-    message = msgspec.json.decode(row[lake.VALUE])
+    message = msgspec.json.decode(row[lake.VALUE].decode(errors="replace"))  # intake reads declared fields only
     for entity in plan.usecase.entities:
         if message.get(entity.field) is None and event.get(entity.field) is not None:
             message[entity.field] = event[entity.field]

@@ -140,7 +140,7 @@ def _key_of(value: bytes) -> bytes | None:
     """The event id, where the line can be read; any key is fine for intake."""
     try:
         return _key(msgspec.json.decode(value).get("event_id"))
-    except (msgspec.DecodeError, AttributeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, AttributeError):
         return None
 
 

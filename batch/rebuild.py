@@ -30,7 +30,7 @@ from batch.fold import Folded, fold, stage_orders
 from batch.generations import ARCHIVE, FILES, Generations, Start
 from batch.handover import Heads, close, reopen
 from batch.heads import read_heads
-from batch.history import history_columns
+from batch.history import history_columns, known_by
 from batch.importer import read_table
 from batch.lake import as_columns
 from batch.parked import Parked, parked_messages, read_parked
@@ -60,6 +60,7 @@ class Rebuilt:
     records: dict[str, int] = field(default_factory=dict)
     sent_on: int = 0
     rejected: int = 0
+    not_known_yet: int = 0  # rows of files that lie in the future
     positions: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
 
@@ -158,11 +159,12 @@ class _Rebuild:
     def from_files(self, events: Path, labels: Path | None) -> Rebuilt:
         """History that did not go through the stream, in the conventional order."""
         self._check_first_start()
-        columns = self._history(events, labels)
+        given = self._history(events, labels)
+        columns = known_by(self.plan, given, int(time.time() * 1000))
         folded = replay(self.plan, columns)
         self._make_topics()
         taken = Taken(self._feed_positions())
-        out = Rebuilt(self.new.generation, FILES, n_rows(columns))
+        out = Rebuilt(self.new.generation, FILES, n_rows(columns), not_known_yet=n_rows(given) - n_rows(columns))
         self._write(out, folded.records, taken, made_from=FILES, carried=None, history=columns)
         return out
 

@@ -37,5 +37,5 @@ def counted(snapshots: list[Snapshot], content_hash: str, from_ms: int | None, t
 def _snapshot(value: bytes | None) -> Snapshot | None:
     try:
         return msgspec.json.decode(value or b"", type=Snapshot)
-    except (msgspec.DecodeError, msgspec.ValidationError):
+    except (msgspec.DecodeError, UnicodeDecodeError):
         return None

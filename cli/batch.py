@@ -134,6 +134,8 @@ def rebuild(
         return
     print(f"generation {done.generation} of {usecase}, from {done.made_from}: {done.rows} rows folded")
     print("records: " + ", ".join(f"{n} of {stage}" for stage, n in done.records.items()))
+    if done.not_known_yet:
+        print(f"{done.not_known_yet} labels are dated in the future and were left out: send them when they are known")
     print(f"{done.sent_on} unfinished rows sent on, {done.rejected} rejected; {done.seconds:.1f} s")
     print(f"Start the workers: riskflow worker {usecase}")
 

@@ -240,7 +240,7 @@ def check_topics(usecase: Usecase) -> str:
 
 
 def check_broker_time(usecase: Usecase) -> str:
-    """Ages and latencies are measured by the broker's clock, not by each producer's."""
+    """Ages and latencies are measured by the broker's clock, not by each producer's; so is what lies in the future."""
     found = usecase.timestamp_types()
     wrong = [topic for topic, kind in found.items() if kind != "LogAppendTime"]
     if wrong or not found:

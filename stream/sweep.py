@@ -8,8 +8,10 @@ being applied meanwhile has loaded what means the same. What a Redis that lost i
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import count
 from typing import Protocol
 
 from riskflow.plan import Plan
@@ -42,6 +44,8 @@ class Sweep:
         self._use_case, self._partitions, self._every_s = plan.name, partitions, every_s
         self._live_days = {stage.entity.field: stage.layout.live_days for stage in plan.stages}
         self._rounds: dict[tuple[str, int], Round] = {}
+        self._turns: Counter[tuple[str, int]] = Counter()  # a larger number: later
+        self._order = count(1)
 
     async def watch(self) -> None:
         """A step now and then, for as long as the worker lives; never where that is switched off."""
@@ -50,11 +54,13 @@ class Sweep:
             await self.step()
 
     async def step(self) -> None:
-        """Looks at some records of the first partition that has nothing to do and is not through."""
-        for head in self._partitions.at_rest():
-            if head.stage in self._live_days and not (found := self._round(head)).over:
-                await self._look(head, found)
-                return
+        """Looks at some records of a partition that has nothing to do and is not through; they take turns."""
+        resting = [head for head in self._partitions.at_rest() if head.stage in self._live_days]
+        left = [head for head in resting if not self._round(head).over]
+        if left:
+            head = min(left, key=lambda head: self._turns[head.stage, head.partition])
+            self._turns[head.stage, head.partition] = next(self._order)
+            await self._look(head, self._round(head))
 
     def _round(self, head: Head) -> Round:
         found = self._rounds.get((head.stage, head.partition))

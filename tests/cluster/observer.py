@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import redis
 
+from batch.dead import differing
+from batch.parity import by_partition
 from batch.replay import recorded_orders, replay
 from riskflow.columns import Columns, Text, concat, n_rows, take
 from riskflow.names import Names
@@ -72,14 +74,14 @@ def differing_features(plan: Plan, rows: Columns) -> dict[str, int]:
 
 
 def differing_records(plan: Plan, rows: Columns, names: Names, store: redis.Redis, partitions: int) -> int:
-    """Records in Redis that are not the bytes a replay gives, missing and extra ones included."""
+    """Records in Redis that are not the bytes a replay gives, missing and extra ones included; the dead may be gone."""
     again = _replayed(plan, rows)
     wrong = 0
-    for entity, expected in again.records.items():
-        stored: dict[bytes, bytes] = {}
-        for partition in range(partitions):
-            stored |= {k[2:]: v for k, v in store.hgetall(names.records(entity, partition)).items()}
-        wrong += sum(stored.get(k) != v for k, v in expected.items()) + len(set(stored) - set(expected))
+    for stage in plan.stages:
+        entity = stage.entity.field
+        for partition, expected in enumerate(by_partition(again.records[entity], partitions)):
+            found = store.hgetall(names.records(entity, partition))
+            wrong += differing(stage, expected, found, again.watermarks[entity].get(partition, 0))
     return wrong
 
 

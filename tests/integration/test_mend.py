@@ -13,9 +13,12 @@ from batch.archive import archive
 from batch.lake import BrokenFile
 from batch.mend import mend
 from batch.produce import Outgoing
+from batch.read_log import read_at, read_log
 from ops.local import Services
 from riskflow.settings import Settings, load
 from tests import support
+from tests.raw_batches import batch, record
+from tests.raw_batches import send as send_batch
 
 pytestmark = pytest.mark.services
 
@@ -61,3 +64,14 @@ def test_what_broke_comes_back_and_the_rest_goes_on(conf: Settings) -> None:
     assert after[lake.OFFSET].to_list() == list(range(35))
     assert len(mend(plan, conf).back) == 2
     assert archive(plan, conf, only=[TOPIC]).added == 0
+
+
+def test_a_range_of_a_log_may_begin_and_end_within_a_batch(conf: Settings) -> None:
+    """As that of a file which was set aside does: its end is where the shape or the day of messages changed."""
+    body = b"".join(record(i, b"%d" % i) for i in range(5))
+    first = send_batch(conf.kafka, TOPIC, 0, batch(body, 5))
+    [(partition, records, start, last)] = read_log(conf.kafka, TOPIC, {0: (first + 1, first + 4)})
+    assert [(r.offset - first, r.value) for r in records] == [(1, b"1"), (2, b"2"), (3, b"3")]
+    assert (partition, start - first, last - first) == (0, 1, 3)
+    [found] = read_at(conf.kafka, TOPIC, [(0, first + 2)]).values()
+    assert found.value == b"2"

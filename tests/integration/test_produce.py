@@ -102,11 +102,12 @@ def test_csv_times_become_milliseconds_and_ids_keep_their_zeros(tmp_path):
 
 def test_lines_of_json_go_out_byte_for_byte_even_when_broken(tmp_path):
     path = tmp_path / "e.jsonl"
-    lines = [b'{"event_id": 7, "x": 1e3}', b"{broken", b"[1]", b'{"a":1}', b'{"event_id":"\xf0\x9f\x99\x82"}']
+    lines = [b'{"event_id": 7, "x": 1e3}', b"{broken", b"[1]", b'{"a":1}', b'{"event_id":"\xe9"}']
+    lines.append(b'{"event_id":"\xf0\x9f\x99\x82"}')
     path.write_bytes(b"\r\n".join(lines) + b"\n\n")
     messages = list(from_file(path, "t"))
     assert [m.value for m in messages] == lines
-    assert [m.key for m in messages] == [b"7", None, None, None, "🙂".encode()]
+    assert [m.key for m in messages] == [b"7", None, None, None, None, "🙂".encode()]
 
 
 @pytest.mark.parametrize(

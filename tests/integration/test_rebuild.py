@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import shutil
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from riskflow.errors import Leave, NotReady, RiskflowError
 from riskflow.names import Names
 from riskflow.plan import Plan
 from riskflow.settings import PROJECT, settings
+from riskflow.windows import DAY
 from stream import head as head_of
 from stream.head import Head
 from tests import support
@@ -306,12 +308,14 @@ def _forget(folder: Path) -> None:
 def test_a_first_start_on_files(services: Services, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with cases.prefixed("files."):
         plan = support.plan_of()
-        world = simulate(4, 1_790_000_000_000, days=8, customers=60, terminals=20)
-        write(tmp_path, {}, events=world.events, labels=world.labels.drop("customer_id", "terminal_id"))
-        done = rebuild(
-            plan, settings(), events=tmp_path / "events.parquet", labels=tmp_path / "labels.parquet", partitions=2
-        )
-        assert done.generation == 1  # nothing was there before
+        now_ms = int(time.time() * 1000)
+        world = simulate(4, now_ms - 60 * DAY, days=8, customers=60, terminals=20)
+        far = world.labels.with_columns(labelled_at_ms=world.labels["labelled_at_ms"] + 400 * DAY).head(3)
+        labels = lake.pl.concat([world.labels, far]).drop("customer_id", "terminal_id")
+        write(tmp_path, {}, events=world.events, labels=labels)
+        of_files = {"events": tmp_path / "events.parquet", "labels": tmp_path / "labels.parquet"}
+        done = rebuild(plan, settings(), **of_files, partitions=2)
+        assert (done.generation, done.not_known_yet) == (1, 3)  # nothing was there before
         expected = replay(plan, history_columns(plan, {"events": world.events, "labels": world.labels})).records
         found = cases.records(plan, cases.names_now(plan))
         assert {s: {k[2:]: v for k, v in r.items()} for s, r in found.items()} == expected

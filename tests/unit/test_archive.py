@@ -132,10 +132,13 @@ def test_what_is_no_score_is_kept_as_its_bytes(plan: Plan, tmp_path: Path) -> No
     said = {"event_id": "e1", "score": 0.25, "band": "low", "action": "approve", "bundle": 3, "occurred_at": NOON_MS}
     more = {"reasons": ["caf\u00e9"], "degraded": [], "positions": {"events": "0/1/0"}}
     headers = (("epoch", b"7"), ("decided-at", b"12"), ("worker", b"w"))
-    garbage = [b"{", b"[1]", json.dumps({**said, "score": "high"}).encode(), b"\xff"]
+    others: list[dict[str, Any]] = [{"score": "high"}, {"bundle": 2**63}, {"occurred_at": -(2**63) - 1}]
+    garbage = [json.dumps({**said, **other}).encode() for other in others]
+    garbage += [b"{", b"[1]", b"\xff", json.dumps({**said, "reasons": ["?"]}).encode().replace(b"?", b"\xff")]
+    too_long = (("epoch", b"9" * 19), ("decided-at", b"9" * 19), ("worker", b"\xff"))
     records = [
         Record(0, 0, NOON_MS, json.dumps({**said, **more}).encode(), b"e1", headers),
-        *[Record(0, 1 + i, NOON_MS, value) for i, value in enumerate(garbage)],
+        *[Record(0, 1 + i, NOON_MS, value, None, too_long) for i, value in enumerate(garbage)],
         Record(0, 9, NOON_MS, None),
     ]
     frame = archived(plan, tmp_path, Names("card_fraud").scores, records)
@@ -143,7 +146,8 @@ def test_what_is_no_score_is_kept_as_its_bytes(plan: Plan, tmp_path: Path) -> No
     assert {n: frame[n][0] for n in said} == said
     assert {n: json.loads(frame[n][0]) for n in more} == more
     assert (frame["_epoch"][0], frame["decided_at"][0], frame["worker"][0]) == (7, 12, "w")
-    assert frame["event_id"].to_list() == ["e1", *[None] * 5]
+    assert frame["event_id"].to_list() == ["e1", *[None] * 8]
+    assert (frame["_epoch"].to_list(), frame["decided_at"].to_list()) == ([7, *[0] * 8], [12, *[None] * 8])
 
 
 def test_what_is_no_opinion_is_left_out(plan: Plan, tmp_path: Path) -> None:
@@ -153,10 +157,23 @@ def test_what_is_no_opinion_is_left_out(plan: Plan, tmp_path: Path) -> None:
         Record(0, 0, NOON_MS, json.dumps({**said, "others": [other, {**other, "alias": "challenger"}]}).encode()),
         Record(0, 1, NOON_MS, json.dumps({**said, "others": "none"}).encode()),
         Record(0, 2, NOON_MS, b"\xff"),
+        Record(0, 3, NOON_MS, json.dumps({**said, "others": [{**other, "bundle": 2**63}]}).encode()),
     ]
     frame = archived(plan, tmp_path, Names("card_fraud").shadow, records)
     assert frame.select("_offset", "_row", "alias", "bundle", "score", "decided_score").rows() == [
         (0, 0, "shadow", 2, None, 0.5), (0, 1, "challenger", 2, None, 0.5),
+    ]  # fmt: skip
+
+
+def test_what_another_system_says_in_no_way_that_can_be_read_is_kept_as_its_bytes(plan: Plan, tmp_path: Path) -> None:
+    said = {"event_id": "caf?", "score": 0.5, "system": "old", "at": NOON_MS}
+    garbage = [json.dumps(said).encode().replace(b"?", b"\xe9"), json.dumps({**said, "at": 2**63}).encode()]
+    records = [Record(0, i, NOON_MS, value) for i, value in enumerate([json.dumps(said).encode(), *garbage])]
+    frame = archived(plan, tmp_path, Names("card_fraud").external, records)
+    assert frame["_value"].to_list() == [None, *garbage]
+    assert frame["at_ms"].to_list() == [NOON_MS, None, None]
+    assert [status[:30] for status in frame["_status"]] == [
+        "ok", "'utf-8' codec can't decode byt", "Expected `int` <= 922337203685",
     ]  # fmt: skip
 
 
@@ -173,6 +190,16 @@ def test_files_follow_each_other_without_a_hole(plan: Plan, tmp_path: Path) -> N
 
 def feed_record(offset: int, **fields: Any) -> Record:
     return Record(0, offset, NOON_MS, json.dumps(fields).encode(), b"key")
+
+
+def test_a_time_that_no_calendar_has_stops_nothing(plan: Plan, tmp_path: Path) -> None:
+    """Where a topic bears its producers' time, in whatever unit they took it for."""
+    topic = Names("card_fraud").rejected
+    times = [-1, NOON_MS, NOON_MS * 1000]
+    archived(plan, tmp_path, topic, [Record(0, i, at, b"what it was") for i, at in enumerate(times)])
+    days = sorted(path.name for path in (tmp_path / topic).glob("date=*"))
+    assert days == ["date=1970-01-01", "date=2026-09-21", "date=9999-12-31"]
+    assert lake.read_topic(tmp_path, topic)["_broker_ms"].to_list() == times
 
 
 def test_labels_without_ids_are_parked_and_completed_from_the_event(plan: Plan, tmp_path: Path) -> None:
@@ -197,6 +224,8 @@ def test_labels_without_ids_are_parked_and_completed_from_the_event(plan: Plan, 
     assert again["label_id"] == f"e1:call:{NOON_MS}"
     assert again["is_fraud"] is True
     assert completed(plan, feed, row, {**event, "customer_id": None}) is None
+    latin = {**row, "_value": row["_value"].replace(b"}", b', "said": "\xe9"}')}
+    assert completed(plan, feed, latin, event) == {**again, "said": "\ufffd"}
 
 
 def test_raw_ids_of_hashed_entities_do_not_get_in(plan: Plan, tmp_path: Path) -> None:
@@ -207,8 +236,10 @@ def test_raw_ids_of_hashed_entities_do_not_get_in(plan: Plan, tmp_path: Path) ->
     made = _Topic(tmp_path, topic, ("id", 1), framing(secret, Names("card_fraud"), b"key")[topic], {(topic, 0): (0, 0)})
     made._clean()
     event = feed_record(0, event_id="e", occurred_at=NOON_MS, customer_id="Ada", terminal_id="t", amount=1)
-    made._write(0, [event, Record(0, 1, NOON_MS, b'{"customer_id": "Ada"', b"Ada")], 0, 1)
+    latin = event.value.replace(b"}", b', "said": "\xe9"}')
+    made._write(0, [event, Record(0, 1, NOON_MS, b'{"customer_id": "Ada"', b"Ada"), Record(0, 2, NOON_MS, latin)], 0, 2)
     frame = lake.read_topic(tmp_path, topic)
     assert "Ada" not in str(frame.rows())
     assert json.loads(frame["_value"][0])["customer_id"] == frame["customer_id"][0]
     assert frame["_value"][1] is None
+    assert json.loads(frame["_value"][2]) == {**json.loads(frame["_value"][0]), "said": "\ufffd"}

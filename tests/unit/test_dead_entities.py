@@ -152,6 +152,13 @@ def test_a_backlog_that_comes_customer_by_customer_kills_nobody() -> None:
     assert count_of(of.block(columns_of([paid(b"late", -1, b"c0")]))) == [4.0]
 
 
+def test_a_late_row_takes_no_watermark_back() -> None:
+    of = Folded(ALL)
+    of.block(columns_of([paid(b"1", 0), paid(b"2", 500, b"other"), paid(b"late", 1, b"third")]))
+    assert of.watermarks[0] == {0: FIRST // DAY + 500}
+    assert len(of.block(columns_of([paid(b"1", 0)]))["at_ms"]) == 1, "he is as dead as before"
+
+
 def test_copies_and_rows_without_the_entity_move_no_watermark() -> None:
     of = Folded(ALL)
     of.block(columns_of([paid(b"1", 0, shop=b"s"), paid(b"2", 9)]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,9 @@ from batch.lake import NOWHERE
 from batch.replay import recorded_orders, replay
 from batch.unfinished import full
 from riskflow.columns import Columns, n_rows, take
+from riskflow.names import Names
 from riskflow.state import INTAKE_LOG, INTAKE_PARTITION
+from tests.cluster.observer import differing_records
 from tests.unit.kernel_cases import DAY
 from tests.unit.test_dead_entities import FIRST, MARKED, folded, lives, paid, rows_of
 from tests.unit.test_windows import columns_of, same_bits
@@ -109,3 +112,24 @@ def test_rows_on_no_log_of_a_stage_are_of_one_more_partition() -> None:
     assert found.watermarks["card"] == {0: FIRST // DAY + 500, NOWHERE: FIRST // DAY + 1}
     known: Any = found.columns["usual_amount_mean_30d"]
     assert known[2] == 5.0
+
+
+def test_a_row_on_no_log_takes_nothing_of_its_entitys_life() -> None:
+    rows = columns_of([paid(b"1", 0), paid(b"2", 500), paid(b"late", 1)])
+    nowhere = np.array([0, 0, NOWHERE], np.int32)
+    logs = {"_log_card": np.arange(3), "_part_card": nowhere, INTAKE_LOG: np.arange(3), INTAKE_PARTITION: nowhere * 0}
+    columns = full(MARKED, {**rows, **logs})
+    found = fold(MARKED, columns, stage_orders(MARKED, columns, 2), {})
+    assert first_watermark(found.records["card"]) == FIRST // DAY + 500
+
+
+def test_the_judge_of_the_cluster_suite_misses_nobody_who_is_dead() -> None:
+    rows, names = recorded([(0, 0, 0, 0), (2, 200, 0, 0)]), Names("tried")
+    whole = replay(MARKED, rows_alone(rows), recorded_orders(MARKED, rows)).records
+    stored = {names.records(s, 0): {b"e:" + e: r for e, r in found.items()} for s, found in whole.items()}
+    store: Any = SimpleNamespace(hgetall=lambda key: stored.get(key, {}))
+    assert differing_records(MARKED, rows, names, store, 1) == 0
+    del stored[names.records("card", 0)][b"e:c0"], stored[names.records("shop", 0)][b"e:s0"]
+    assert differing_records(MARKED, rows, names, store, 1) == 0
+    del stored[names.records("card", 0)][b"e:c2"]
+    assert differing_records(MARKED, rows, names, store, 1) == 1

@@ -9,12 +9,12 @@ import numpy as np
 import polars as pl
 import pytest
 
-from batch.history import history_columns, text_column
+from batch.history import history_columns, known_by, text_column
 from batch.replay import known_order
 from riskflow.columns import Text, concat, take
 from riskflow.declare import Entity, Feed
 from riskflow.errors import DeclarationError
-from riskflow.events import Decoder
+from riskflow.events import AHEAD_MS, EARLIEST_MS, LATEST_MS, Decoder
 from riskflow.plan import Plan
 from tests.unit.kernel_cases import plan_of
 
@@ -120,3 +120,18 @@ def test_what_a_table_lacks_is_named_with_the_fix() -> None:
         history_columns(plan(), {"sales": tables()["sales"].with_columns(card=pl.Series([1, None, 2, 3]))})
     with pytest.raises(DeclarationError, match=r"has the feeds \['refunds'\]"):
         history_columns(plan(), {"refunds": tables()["sales"]})
+
+
+def test_files_have_the_times_that_intake_takes_and_labels_of_the_future_are_not_known_yet() -> None:
+    """As intake takes them: up to five minutes ahead."""
+    columns = history_columns(plan(), tables())
+    assert known_by(plan(), columns, START + 5 - AHEAD_MS) is columns
+    given = {**tables(), "verdicts": tables()["verdicts"].with_columns(known_at_ms=pl.lit(START + 6))}
+    left = known_by(plan(), history_columns(plan(), given), START + 5 - AHEAD_MS)
+    assert left["_id"].strings() == ["s1", "s2", "s3", "ß"]
+    with pytest.raises(DeclarationError, match=r"feed 'sales': has 2 rows .* such as s3 at 2023-11-14T22:13:20\.005Z"):
+        known_by(plan(), columns, START + 4 - AHEAD_MS)
+    for wrong in (EARLIEST_MS - 1, LATEST_MS + 1):
+        given["verdicts"] = tables()["verdicts"].with_columns(known_at_ms=pl.Series([START, wrong]))
+        with pytest.raises(DeclarationError, match=r"'verdicts': has 1 rows that lie before 1973 .* such as v2 at"):
+            known_by(plan(), history_columns(plan(), given), START + 5)

@@ -46,12 +46,23 @@ def sweep(*heads: Any) -> Sweep:
     return Sweep(PLAN, SimpleNamespace(at_rest=lambda: heads), 1.0)
 
 
-async def test_a_partition_is_gone_through_once_step_by_step_and_then_the_next() -> None:
-    redis = Redis([1, b"7", 2], [1, b"0", 0], [1, b"0", 1])
+async def test_partitions_take_turns_and_each_is_gone_through_once_step_by_step() -> None:
+    redis = Redis([1, b"7", 2], [1, b"9", 1], [1, b"0", 0], [1, b"0", 1])
     made = sweep(head(redis), head(redis, 1))
+    for _ in range(6):
+        await made.step()
+    assert redis.asked == [("card 0", 0), ("card 1", 0), ("card 0", 7), ("card 1", 9)]
+
+
+async def test_none_waits_for_ever_for_one_that_begins_again_and_again() -> None:
+    """Where a round takes longer than a day, or an answer says each time that the partition has moved on."""
+    redis = Redis([1, b"0", 0], [0, b"3", b"5"], [1, b"0", 0], [0, b"3", b"5"], [1, b"0", 0])
+    busy = head(redis)
+    made = sweep(busy, head(redis, 1, watermark=8), head(redis, 2))
     for _ in range(5):
         await made.step()
-    assert redis.asked == [("card 0", 0), ("card 0", 7), ("card 1", 0)]
+        busy.watermark += 1
+    assert [key for key, _ in redis.asked] == ["card 0", "card 1", "card 2", "card 0", "card 1"]
 
 
 async def test_it_is_gone_through_again_when_its_watermark_has_moved_on_or_it_was_claimed_again() -> None:

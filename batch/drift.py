@@ -118,6 +118,11 @@ def act(run: Run, found: Look, now_ms: int) -> Summary:
     return out
 
 
+def asked_ms(run: Run) -> list[int]:
+    """When a look has asked for a retraining."""
+    return Storm(folder(run) / STATE).raised_ms(RETRAIN)
+
+
 def _alert(run: Run, found: Look, retrain: bool) -> bool:
     """Whether it reached anybody."""
     from batch.alerts import alert, got_out

@@ -6,7 +6,7 @@ Each result is a Gate: name, what was found, what is accepted. A step that runs 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -89,14 +89,20 @@ def _aspects(column: Any) -> dict[str, Any]:
 
 
 def check_schema(plan: Plan, names: Names, folder: Path) -> Gate:
-    """Every entity and field of events in the newest archived rows of each partition, with the type it declares."""
+    """Every entity and field of events in the newest archived rows of each partition, with the type it declares.
+
+    A field that events may lack is looked for in all partitions together: one that was declared since is not in the
+    rows of a partition to which nobody has sent anything meanwhile.
+    """
     wanted = "every declared field, with its type"
     newest = {part.partition: part.path for part in lake.parts(folder, names.rows)}
     wrong: dict[str, str] = {}
-    for path in newest.values():
-        schema = pl.read_parquet_schema(path)
+    schemas = [pl.read_parquet_schema(path) for path in newest.values()]
+    somewhere = {name for schema in schemas for name in schema}
+    may_lack = {name for name, kind in plan.scored.types.items() if kind.optional and name in somewhere}
+    for schema in schemas:
         if ID in schema:  # else it holds nothing but what could not be read
-            wrong |= _mismatches(plan, schema)
+            wrong |= _mismatches(plan, schema, may_lack)
     found = "; ".join(f"{name} {text}" for name, text in wrong.items())
     return Gate("schema", not wrong, found or f"{len(newest)} partitions as declared", wanted)
 
@@ -145,7 +151,7 @@ def _inside(name: str, column: Any, wanted: FieldCheck, weight: F8 | None) -> Ga
     return Gate(f"range {name}", share <= wanted.outside, found, accepted)
 
 
-def _mismatches(plan: Plan, schema: Mapping[str, Any]) -> dict[str, str]:
+def _mismatches(plan: Plan, schema: Mapping[str, Any], may_lack: Collection[str]) -> dict[str, str]:
     kinds = {TIME: NUMBER, ID: TEXT, **dict.fromkeys(plan.entities, TEXT)}
     kinds |= {name: kind.kind for name, kind in plan.scored.types.items()}
     fits = {
@@ -155,7 +161,8 @@ def _mismatches(plan: Plan, schema: Mapping[str, Any]) -> dict[str, str]:
     out = {}
     for name, kind in kinds.items():
         if name not in schema:
-            out[name] = "is not there"
+            if name not in may_lack:
+                out[name] = "is not there"
         elif schema[name] != pl.Null and not fits[kind](schema[name]):
             out[name] = f"is {schema[name]}, declared as {kind}"
     return out

@@ -230,3 +230,18 @@ def test_rows_that_lack_a_declared_field_are_named(lake_of: Streamed, tmp_path: 
     table.drop("channel").with_columns(pl.col("amount").cast(pl.String)).write_parquet(path)
     with pytest.raises(CheckFailed, match=r"schema: found amount is String, declared as number; channel is not there"):
         retrain.check(run)
+
+
+def test_a_field_that_events_may_lack_may_be_missing_in_a_partition_that_is_idle(
+    lake_of: Streamed, tmp_path: Path
+) -> None:
+    run = run_in(tmp_path)
+    (source,) = (lake_of.home / "lake" / run.names.rows).glob("date=*/*.parquet")
+    folder, table = tmp_path / "lake" / run.names.rows / "date=2026-02-01", pl.read_parquet(source)
+    folder.mkdir(parents=True)
+    table.drop("channel").write_parquet(folder / "part-0-0-9.parquet")
+    table.write_parquet(folder / "part-1-0-9.parquet")
+    assert checks.check_schema(run.plan, run.names, tmp_path / "lake").passed
+    table.drop("channel", "amount").write_parquet(folder / "part-0-0-9.parquet")
+    found = checks.check_schema(run.plan, run.names, tmp_path / "lake")
+    assert (found.passed, found.found) == (False, "amount is not there"), "events must have an amount"

@@ -67,6 +67,10 @@ class Field:
 
     def waits(self, rules: RaceFile) -> str:
         """What the race waits for; empty when it can be judged."""
+        if not len(self.table) and len(self.declines):
+            return (
+                f"of each of {len(self.declines)} mature events one of those who race declines it: {self._decliners()}"
+            )
         if not len(self.table):
             return "no mature event of which the truth is known was scored by the champion and all challengers"
         frauds = int(self.table[FRAUD].sum())
@@ -75,9 +79,15 @@ class Field:
             passed = max(0, self.mature_ms - self.begin_ms) / DAY_MS
             return f"{passed:.1f} of {horizon_ms / DAY_MS:.1f} days of the horizon are mature"
         if frauds < rules.fewest_frauds:
-            among = " among events that none of them declines" if len(self.declines) else ""
+            among = f" among events that none of them declines ({self._decliners()})" if len(self.declines) else ""
             return f"{frauds} of {rules.fewest_frauds} frauds are known{among}"
         return ""
+
+    def _decliners(self) -> str:
+        """Who declines how much: one that declines too much keeps everybody's race from its end."""
+        both = pl.concat([self.table, self.declines])
+        shares = {v: (both[ACTION.format(v)] == DECLINE).sum() / len(both) for v in (self.champion, *self.challengers)}
+        return ", ".join(f"version {version} declines {share:.1%}" for version, share in shares.items())
 
     def judged(self, rules: RaceFile, money: Money | None) -> Result:
         others = [self.entrant(version) for version in self.challengers]

@@ -18,9 +18,9 @@ from batch.gates.base import Gate, bounds_in_words
 from batch.metrics import days
 from batch.pipeline_checks import Checks, FieldCheck, Range
 from batch.profile import Entry, entry_of, psi_of
-from batch.training_set import TrainingSet
+from batch.training_set import TrainingSet, newest_label_ms
 from batch.weights import part
-from riskflow.columns import F8, Text
+from riskflow.columns import F8, Columns, Text
 from riskflow.declare import CATEGORY, FLAG, NUMBER, TEXT
 from riskflow.evaluate import ID, TIME
 from riskflow.names import Names
@@ -38,6 +38,21 @@ def check_amount(data: TrainingSet, checks: Checks) -> list[Gate]:
         _ranged("frauds", data.frauds, checks.frauds),
         _ranged("label_rate", round(data.rate, 6), checks.label_rate),
     ]
+
+
+def check_labels_come(plan: Plan, columns: Columns, data: TrainingSet, checks: Checks) -> Gate:
+    """Whether labels still come: else the newest frauds, of which nobody has spoken, would be learned as genuine.
+
+    columns: rows of all feeds.
+    """
+    newest_ms = newest_label_ms(plan, columns)
+    heard = data.at_ms <= (newest_ms or 0)
+    since, rate = int((~heard).sum()), float(data.fraud[heard].mean()) if heard.any() else 0.0
+    evidence = {"newest_label_ms": newest_ms, "events_since": since, "usual_rate": rate}
+    found = round(rate * since, 2)
+    return Gate(
+        "unheard", checks.unheard.holds(found), found, f"{checks.unheard.words} since the newest label", evidence
+    )
 
 
 def check_fields(plan: Plan, data: TrainingSet, checks: Checks) -> list[Gate]:

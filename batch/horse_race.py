@@ -123,7 +123,8 @@ def run_race(run: Run, champion: Move, challengers: Sequence[Move]) -> Verdict:
     judged = field.until(rules)
     result = judged.judged(rules, _money(judged, costs))
     span = {"first_ms": judged.begin_ms, "last_ms": judged.mature_ms, "rules": _plain(rules)}
-    about = {**result.to_json(), "declined_alone": judged.declined_alone(), **span}
+    bundles = {str(move.version): move.bundle_hash for move in (champion, *challengers)}
+    about = {**result.to_json(), "bundles": bundles, "declined_alone": judged.declined_alone(), **span}
     verdict = {"winner": result.winner, "waits": "", "evidence": about}
     write_verdict(path, verdict)
     return verdict

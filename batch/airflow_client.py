@@ -130,7 +130,15 @@ class Airflow:
             self._call("PATCH", f"/dags/{dag_id}?update_mask=is_paused", {"is_paused": False})
 
     def again(self, dag_id: str, run_id: str, task_id: str, map_index: int = -1) -> list[str]:
-        """Has a task done again, one of several or all, and with it what comes after it; returns who runs again."""
+        """Has a task done again, one of several or all, and with it what comes after it; returns who runs again.
+
+        Raises NotReady where the DAG is switched off: its tasks would wait for ever.
+        """
+        if self.wait_for(dag_id, 0)["is_paused"]:
+            raise NotReady(
+                f"{dag_id} is switched off, so {task_id} would wait for ever. Switch it on: riskflow airflow dags "
+                f"unpause {dag_id}"
+            )
         one: Any = task_id if map_index < 0 else [task_id, map_index]
         body = {
             "dry_run": False, "dag_run_id": run_id, "task_ids": [one], "only_failed": False,

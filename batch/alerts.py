@@ -31,10 +31,10 @@ if TYPE_CHECKING:  # a DAG file reads this at every parse: nothing heavy here
     from batch.pipeline import Pipeline
     from riskflow.settings import Settings
 
-TASK_FAILED, LATE, DRIFT, DECAY, ROLLED_BACK, REFUSED = (
-    "task_failed", "late", "drift", "decay", "rolled_back", "refused",
+TASK_FAILED, LATE, DRIFT, DECAY, NO_LABELS, ROLLED_BACK, REFUSED = (
+    "task_failed", "late", "drift", "decay", "no_labels", "rolled_back", "refused",
 )  # fmt: skip
-KINDS = (TASK_FAILED, LATE, DRIFT, DECAY, ROLLED_BACK, REFUSED)
+KINDS = (TASK_FAILED, LATE, DRIFT, DECAY, NO_LABELS, ROLLED_BACK, REFUSED)
 ANSWER_S = 5.0
 ENVIRONMENT = "env:"
 LOG, SENT = "log", "sent"

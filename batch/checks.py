@@ -6,7 +6,7 @@ Each result is a Gate: name, what was found, what is accepted. A step that runs 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,9 @@ from batch.gates.base import Gate, bounds_in_words
 from batch.metrics import days
 from batch.pipeline_checks import Checks, FieldCheck, Range
 from batch.profile import Entry, entry_of, psi_of
-from batch.training_set import TrainingSet
+from batch.training_set import TrainingSet, newest_label_ms
 from batch.weights import part
-from riskflow.columns import F8, Text
+from riskflow.columns import F8, Columns, Text
 from riskflow.declare import CATEGORY, FLAG, NUMBER, TEXT
 from riskflow.evaluate import ID, TIME
 from riskflow.names import Names
@@ -38,6 +38,21 @@ def check_amount(data: TrainingSet, checks: Checks) -> list[Gate]:
         _ranged("frauds", data.frauds, checks.frauds),
         _ranged("label_rate", round(data.rate, 6), checks.label_rate),
     ]
+
+
+def check_labels_come(plan: Plan, columns: Columns, data: TrainingSet, checks: Checks) -> Gate:
+    """Whether labels still come: else the newest frauds, of which nobody has spoken, would be learned as genuine.
+
+    columns: rows of all feeds.
+    """
+    newest_ms = newest_label_ms(plan, columns)
+    heard = data.at_ms <= (newest_ms or 0)
+    since, rate = int((~heard).sum()), float(data.fraud[heard].mean()) if heard.any() else 0.0
+    evidence = {"newest_label_ms": newest_ms, "events_since": since, "usual_rate": rate}
+    found = round(rate * since, 2)
+    return Gate(
+        "unheard", checks.unheard.holds(found), found, f"{checks.unheard.words} since the newest label", evidence
+    )
 
 
 def check_fields(plan: Plan, data: TrainingSet, checks: Checks) -> list[Gate]:
@@ -89,14 +104,20 @@ def _aspects(column: Any) -> dict[str, Any]:
 
 
 def check_schema(plan: Plan, names: Names, folder: Path) -> Gate:
-    """Every entity and field of events in the newest archived rows of each partition, with the type it declares."""
+    """Every entity and field of events in the newest archived rows of each partition, with the type it declares.
+
+    A field that events may lack is looked for in all partitions together: one that was declared since is not in the
+    rows of a partition to which nobody has sent anything meanwhile.
+    """
     wanted = "every declared field, with its type"
     newest = {part.partition: part.path for part in lake.parts(folder, names.rows)}
     wrong: dict[str, str] = {}
-    for path in newest.values():
-        schema = pl.read_parquet_schema(path)
+    schemas = [pl.read_parquet_schema(path) for path in newest.values()]
+    somewhere = {name for schema in schemas for name in schema}
+    may_lack = {name for name, kind in plan.scored.types.items() if kind.optional and name in somewhere}
+    for schema in schemas:
         if ID in schema:  # else it holds nothing but what could not be read
-            wrong |= _mismatches(plan, schema)
+            wrong |= _mismatches(plan, schema, may_lack)
     found = "; ".join(f"{name} {text}" for name, text in wrong.items())
     return Gate("schema", not wrong, found or f"{len(newest)} partitions as declared", wanted)
 
@@ -145,7 +166,7 @@ def _inside(name: str, column: Any, wanted: FieldCheck, weight: F8 | None) -> Ga
     return Gate(f"range {name}", share <= wanted.outside, found, accepted)
 
 
-def _mismatches(plan: Plan, schema: Mapping[str, Any]) -> dict[str, str]:
+def _mismatches(plan: Plan, schema: Mapping[str, Any], may_lack: Collection[str]) -> dict[str, str]:
     kinds = {TIME: NUMBER, ID: TEXT, **dict.fromkeys(plan.entities, TEXT)}
     kinds |= {name: kind.kind for name, kind in plan.scored.types.items()}
     fits = {
@@ -155,7 +176,8 @@ def _mismatches(plan: Plan, schema: Mapping[str, Any]) -> dict[str, str]:
     out = {}
     for name, kind in kinds.items():
         if name not in schema:
-            out[name] = "is not there"
+            if name not in may_lack:
+                out[name] = "is not there"
         elif schema[name] != pl.Null and not fits[kind](schema[name]):
             out[name] = f"is {schema[name]}, declared as {kind}"
     return out

@@ -5,6 +5,7 @@ Three questions to the events that a bundle has scored lately:
 - inputs and score: population stability index and share of unknown values against the bundle's profile;
 - quality as it should be by the scores themselves, long before labels are there (batch/quality.py);
 - quality as labels say, of events older than the maturity, week by week, against what the bundle promised when judged.
+  Silence means genuine only as long as labels come: what happened too late for the newest one is not measured.
 
 What is past its threshold (section `watch` of pipeline.yaml) and is not noise is a *finding*: batch/findings.py. Every
 look of the step is kept as JSON in `<home>/watch/<use case>`.
@@ -25,9 +26,20 @@ import numpy as np
 
 from batch import quality
 from batch.files import write_text
-from batch.findings import INPUTS, MISSING, Feature, Finding, chance_of_each, decayed, drifted, features_of
+from batch.findings import (
+    INPUTS,
+    LABELS,
+    MISSING,
+    Feature,
+    Finding,
+    chance_of_each,
+    decayed,
+    drifted,
+    features_of,
+    silent,
+)
 from batch.let_through import FEWEST
-from batch.past import BUNDLE, archived_rows, known_of
+from batch.past import ACTION, BUNDLE, archived_rows, known_of
 from batch.past import SCORE as LIVE_SCORE
 from batch.pipeline_watch import Watch
 from batch.profile import independent
@@ -35,21 +47,22 @@ from batch.publish import champion_bundle
 from batch.run import Run, Summary
 from batch.snapshots import counted, read_snapshots
 from batch.storm import Storm
-from batch.training_set import AS_LABELLED, SAMPLED
-from batch.truth import Truth
+from batch.training_set import AS_LABELLED, SAMPLED, newest_label_ms, sends_labels
+from batch.truth import mature_before_ms
 from riskflow.bundle import Bundle
 from riskflow.columns import F8, Columns, take
 from riskflow.drift import SCORE, Reference, Table, count, places
 from riskflow.errors import NotReady
 from riskflow.evaluate import KIND, TIME
 from riskflow.keys import load_public_keys
+from riskflow.policy import DECLINE
 from riskflow.scoring import TextCodes, model_matrix
 
 FOLDER, STATE = "watch", "storm.json"
 AT_ONCE = 65_536
 NAMED = 5  # findings that an alert's sentence names
 ROWS, SNAPSHOTS = "rows", "snapshots"
-DRIFT, DECAY, RETRAIN, ALERT = "drift", "decay", "retrain", "alert"
+RETRAIN, ALERT = "retrain", "alert"
 
 
 @dataclass(frozen=True)
@@ -69,6 +82,8 @@ class Look:
     passed: dict[str, Any] | None = None  # promised of what it does not decline, where that alone is measured
     estimated: dict[str, Any] | None = None
     measured: dict[str, Any] | None = None
+    newest_label_ms: int | None = None  # what happened too late for it is not measured
+    unheard: float = 0.0  # frauds among events since then that had time to be told, by their scores
     weeks: list[dict[str, Any]] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     says: str = ""  # why nothing is said
@@ -99,18 +114,17 @@ def _refresh_card(run: Run, champion: Bundle) -> None:
 
 def act(run: Run, found: Look, now_ms: int) -> Summary:
     """Keeps a look, and raises what is due: one alert for all its findings, one request for a retraining."""
-    path = keep(run, found)
+    path, moved = keep(run, found), any(f.what != LABELS for f in found.findings)
     out: Summary = {
-        "drifted": bool(found.findings), "retrain": False, "alerted": False, "bundle": found.bundle,
+        "drifted": moved, "retrain": False, "alerted": False, "bundle": found.bundle,
         "events": found.events, "findings": [f.sentence() for f in found.findings], "says": found.says,
         "file": str(path),
     }  # fmt: skip
     if not found.findings:
         return out
     watch, storm = run.pipeline.file.watch, Storm(folder(run) / STATE)
-    out["retrain"] = watch.retrain and storm.allows(
-        RETRAIN, run.name, now_ms, watch.retrain_gap_ms, watch.retrains_per_day
-    )
+    if moved and watch.retrain:  # that labels are silent is nothing to learn from
+        out["retrain"] = storm.allows(RETRAIN, run.name, now_ms, watch.retrain_gap_ms, watch.retrains_per_day)
     if storm.allows(ALERT, run.name, now_ms, watch.alert_gap_ms, watch.alerts_per_day):
         out["alerted"] = _alert(run, found, bool(out["retrain"]))
         if not out["alerted"]:
@@ -118,17 +132,31 @@ def act(run: Run, found: Look, now_ms: int) -> Summary:
     return out
 
 
+def asked_ms(run: Run) -> list[int]:
+    """When looks have asked for a retraining."""
+    return Storm(folder(run) / STATE).raised_ms(RETRAIN)
+
+
 def _alert(run: Run, found: Look, retrain: bool) -> bool:
     """Whether it reached anybody."""
     from batch.alerts import alert, got_out
 
-    kind = DRIFT if any(f.what in (INPUTS, MISSING) for f in found.findings) else DECAY
     more = f" and {len(found.findings) - NAMED} more" if len(found.findings) > NAMED else ""
     said = "; ".join(f.sentence() for f in found.findings[:NAMED])
     asked = ". A retraining is asked for" if retrain else ""
     text = f"bundle {found.bundle} of {run.plan.name}: {said}{more}{asked}"
     about = {"bundle": found.bundle, "events": found.events, "findings": [asdict(f) for f in found.findings]}
-    return got_out(alert(run.conf, run.pipeline, run.plan.name, kind, text, {**about, "retrain": retrain}))
+    return got_out(alert(run.conf, run.pipeline, run.plan.name, _kind(found), text, {**about, "retrain": retrain}))
+
+
+def _kind(found: Look) -> str:
+    """By the weightiest of the findings."""
+    from batch.alerts import DECAY, DRIFT, NO_LABELS
+
+    what = {finding.what for finding in found.findings}
+    if what & {INPUTS, MISSING}:
+        return DRIFT
+    return NO_LABELS if what == {LABELS} else DECAY
 
 
 # ---- looking ---------------------------------------------------------------------------------------------------------
@@ -211,7 +239,8 @@ def _judged(watch: Watch, found: Look, reference: Reference, table: Table, sizes
     if found.events < watch.fewest_events:
         return replace(found, says=f"{found.events} events are too few to tell: {watch.fewest_events} are wanted")
     quality_gone = decayed(watch, found.promised, found.estimated, found.measured, chance, found.passed)
-    return replace(found, findings=[*drifted(watch, features), *quality_gone])
+    unheard = silent(found.newest_label_ms, found.unheard, chance)
+    return replace(found, findings=[*drifted(watch, features), *quality_gone, *unheard])
 
 
 def table_of(reference: Reference, bundle: Bundle, columns: Columns) -> Table:
@@ -231,29 +260,48 @@ def table_of(reference: Reference, bundle: Bundle, columns: Columns) -> Table:
 def _measured(run: Run, whole: Columns, rows: Any, bundle: Bundle) -> dict[str, Any]:
     """Measured quality of the newest of these rows whose truth is known, and of every week; of those that it does not
     decline alone, where too few of the others are known. They were its best, so the rest is worse by itself."""
-    found, score = known_of(run, whole, rows), np.asarray(whole[LIVE_SCORE])[rows]
-    kept, passed = found.known, None
-    if _declines_unseen(run, bundle, np.asarray(whole[TIME])[rows], score, found):
+    if not sends_labels(run.plan):
+        return {}
+    at_ms, score, found = np.asarray(whole[TIME])[rows], np.asarray(whole[LIVE_SCORE])[rows], known_of(run, whole, rows)
+    newest_label = newest_label_ms(run.plan, whole)
+    silence = {"newest_label_ms": newest_label, "unheard": _unheard(run, whole, newest_label or 0)}
+    kept, passed = found.known & (at_ms < mature_before_ms(run, newest_label or 0)), None
+    if _declines_unseen(run, bundle, at_ms[kept], score[kept], found.weight[kept]):
         kept, passed = kept & (score < bundle.policy["decline"]), promised(bundle.metrics.get("passed", {}))
     if not kept.any():
-        return {}
-    score, fraud, weight = score[kept], found.fraud[kept], found.weight[kept]
-    at_ms = np.asarray(whole[TIME])[rows][kept]
+        return silence
+    at_ms, score, fraud, weight = at_ms[kept], score[kept], found.fraud[kept], found.weight[kept]
     newest = at_ms > at_ms.max() - run.pipeline.file.watch.window_ms
     return {
+        **silence,
         "passed": passed,
         "measured": quality.quality(score[newest], fraud[newest], bundle.policy, weight[newest]).to_json(),
         "weeks": quality.by_week(score, fraud, at_ms, bundle.policy, weight),
     }
 
 
-def _declines_unseen(run: Run, bundle: Bundle, at_ms: Any, score: F8, found: Truth) -> bool:
-    """Whether what the bundle's score declines is unknown, but for too few that were let through within the window."""
+def _unheard(run: Run, whole: Columns, newest_label_ms: int) -> float:
+    """How many frauds nobody has spoken of, by the scores of whoever decided: of events since the newest label that had
+    time to get theirs, and were not declined where that ends in silence."""
+    file, at_ms, score = run.pipeline.file, np.asarray(whole[TIME]), np.asarray(whole[LIVE_SCORE])
+    if file.review.learn == SAMPLED:  # nobody is asked about the others
+        return 0.0
+    due = (np.asarray(whole[KIND]) == 0) & (at_ms > newest_label_ms) & (at_ms < mature_before_ms(run, int(at_ms.max())))
+    if file.declined != AS_LABELLED:
+        due &= np.asarray(whole[ACTION]) != DECLINE
+    return float(np.nansum(score[due]))
+
+
+def _declines_unseen(run: Run, bundle: Bundle, at_ms: Any, score: F8, weight: F8) -> bool:
+    """Whether what the bundle's score declines is unknown, but for too few that were let through within the window.
+
+    Of rows whose truth is known.
+    """
     threshold, file = bundle.policy["decline"], run.pipeline.file
-    if threshold is None or file.declined == AS_LABELLED or file.review.learn == SAMPLED or not found.known.any():
+    if threshold is None or file.declined == AS_LABELLED or file.review.learn == SAMPLED or not len(at_ms):
         return False
-    newest = found.known & (at_ms > at_ms[found.known].max() - file.watch.window_ms)
-    return int((newest & (score >= threshold) & (found.weight > 1)).sum()) < FEWEST
+    newest = at_ms > at_ms.max() - file.watch.window_ms
+    return int((newest & (score >= threshold) & (weight > 1)).sum()) < FEWEST
 
 
 # ---- history ---------------------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 Scores of two systems need not have one scale, so they are compared by rank: average precision. Alerts and declines are
 what their actions say. What one of them declines is left out where the truth is asked for, since nobody hears of it
-again (batch/horse_race.py says why of both sides).
+again (batch/horse_race.py says why of both sides); and so is what was let through, which stands for what is declined.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 import polars as pl
 
-from batch.horse_race import FRAUD, known_events
+from batch.horse_race import FRAUD, LET, known_events
 from batch.metrics import average_precision
 from batch.run import Run
 from batch.shadow_scores import is_external, read_shadow_scores
@@ -37,9 +37,9 @@ def beside_external(run: Run, version: int, system: str) -> tuple[Facts, Facts]:
             f"archived: {', '.join(spoke) or 'none'}. To bring the archive up to now: riskflow archive {run.plan.name}"
         )
     known, _ = known_events(run)
-    known = both.join(known.select(EVENT, FRAUD, WEIGHT), on=EVENT, how="inner")
+    known = both.join(known.select(EVENT, FRAUD, WEIGHT, LET), on=EVENT, how="inner")
     declined = (pl.col(ACTION) == DECLINED) | (pl.col(f"{ACTION}_its") == DECLINED).fill_null(False)
-    seen = known.filter(~declined)
+    seen = known.filter(~(declined | pl.col(LET)))
     return _facts(both, seen, SCORE, ACTION), _facts(both, seen, f"{SCORE}_its", f"{ACTION}_its")
 
 

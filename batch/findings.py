@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from math import exp
 from typing import Any
 
 import numpy as np
@@ -18,8 +20,8 @@ from batch.quality import spread_of_share
 from riskflow.columns import F8
 from riskflow.drift import Reference, Table, missing_share
 
-INPUTS, MISSING, ESTIMATED, MEASURED = "inputs", "missing", "estimated", "measured"
-QUALITIES = 3  # that are looked at beside the features
+INPUTS, MISSING, ESTIMATED, MEASURED, LABELS = "inputs", "missing", "estimated", "measured", "labels"
+QUALITIES = 4  # that are looked at beside the features; that labels come is one
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,8 @@ class Finding:
             return f"{self.name} has drifted (PSI {self.found:.2f}, at most {self.wanted:.2f})"
         if self.what == MISSING:
             return f"{self.name} is not known in {self.found:.1%} of the events, at training in {self.wanted:.1%}"
+        if self.what == LABELS:
+            return f"no {self.name}, and about {self.wanted:.0f} frauds were to be told: look at who sends labels"
         return f"{self.what} {self.name.replace('_', ' ')} is {self.found:.3f}, promised {self.wanted:.3f}"
 
 
@@ -141,6 +145,19 @@ def decayed(
         for what, name, now, size, then, size_then in pairs
         if now is not None and then is not None and _fallen(watch, now, size, then, size_then, chance)
     ]
+
+
+def silent(newest_ms: int | None, unheard: float, chance: float) -> list[Finding]:
+    """Frauds that were to be told since the newest label, by the scores, when it is no accident that none was.
+
+    newest_ms: when it came; None: there never was one. The number of frauds is taken for that of a Poisson process.
+    """
+    if exp(-unheard) > chance:
+        return []
+    name = "label at all"
+    if newest_ms is not None:
+        name = f"label since {datetime.fromtimestamp(newest_ms / 1000, UTC):%Y-%m-%d %H:%M} UTC"
+    return [Finding(LABELS, name, 0.0, unheard)]
 
 
 def _fallen(watch: Watch, now: float, size: float, then: float, size_then: float, chance: float) -> bool:

@@ -67,6 +67,10 @@ class Field:
 
     def waits(self, rules: RaceFile) -> str:
         """What the race waits for; empty when it can be judged."""
+        if not len(self.table) and len(self.declines):
+            return (
+                f"of each of {len(self.declines)} mature events one of those who race declines it: {self._decliners()}"
+            )
         if not len(self.table):
             return "no mature event of which the truth is known was scored by the champion and all challengers"
         frauds = int(self.table[FRAUD].sum())
@@ -75,9 +79,15 @@ class Field:
             passed = max(0, self.mature_ms - self.begin_ms) / DAY_MS
             return f"{passed:.1f} of {horizon_ms / DAY_MS:.1f} days of the horizon are mature"
         if frauds < rules.fewest_frauds:
-            among = " among events that none of them declines" if len(self.declines) else ""
+            among = f" among events that none of them declines ({self._decliners()})" if len(self.declines) else ""
             return f"{frauds} of {rules.fewest_frauds} frauds are known{among}"
         return ""
+
+    def _decliners(self) -> str:
+        """Who declines how much: one that declines too much keeps everybody's race from its end."""
+        both = pl.concat([self.table, self.declines])
+        shares = {v: (both[ACTION.format(v)] == DECLINE).sum() / len(both) for v in (self.champion, *self.challengers)}
+        return ", ".join(f"version {version} declines {share:.1%}" for version, share in shares.items())
 
     def judged(self, rules: RaceFile, money: Money | None) -> Result:
         others = [self.entrant(version) for version in self.challengers]
@@ -113,7 +123,8 @@ def run_race(run: Run, champion: Move, challengers: Sequence[Move]) -> Verdict:
     judged = field.until(rules)
     result = judged.judged(rules, _money(judged, costs))
     span = {"first_ms": judged.begin_ms, "last_ms": judged.mature_ms, "rules": _plain(rules)}
-    about = {**result.to_json(), "declined_alone": judged.declined_alone(), **span}
+    bundles = {str(move.version): move.bundle_hash for move in (champion, *challengers)}
+    about = {**result.to_json(), "bundles": bundles, "declined_alone": judged.declined_alone(), **span}
     verdict = {"winner": result.winner, "waits": "", "evidence": about}
     write_verdict(path, verdict)
     return verdict

@@ -13,7 +13,7 @@ from __future__ import annotations
 import fcntl
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -37,6 +37,8 @@ CARRIED, NOWHERE = -1, -2  # partitions in a position: folded by an earlier gene
 STATUS, VALUE, KEY = "_status", "_value", "_key"
 ACCEPTED, PARKED = "ok", "parked"
 ROW_KEY = (KIND, INTAKE_PARTITION, INTAKE_LOG)  # one row of the world: where it stands in its feed
+_ROWS = (*ROW_KEY, ID, TIME, EPOCH, PARTITION, OFFSET, ROW)
+NEEDED = {"rows": _ROWS, "held": _ROWS, "scores": ("event_id", EPOCH, OFFSET)}  # columns, by how a topic's name ends
 BROKEN = ".broken"  # behind the name of a file that was set aside (batch/mend.py)
 _NAME = re.compile(r"part-(\d+)-(\d+)-(\d+)\.parquet(\.broken)?")
 TOPIC_FILE = "topic.json"
@@ -46,7 +48,13 @@ Named = tuple[Path, int, int, int]  # a file, its partition, its first and last 
 
 
 class BrokenFile(RiskflowError):
-    """A file of the lake cannot be read; the message names it and what to do."""
+    """A file of the lake cannot be read, or not be understood."""
+
+    def __init__(self, path: Path, why: str) -> None:
+        super().__init__(
+            f"{path} {why}. Run `riskflow mend` for its use case: it sets the file aside, and "
+            "`riskflow archive` brings its offsets again while Kafka has them"
+        )
 
 
 @dataclass(frozen=True)
@@ -180,18 +188,28 @@ def _read(part: Part, columns: list[str] | None, upto: Mapping[int, int] | None)
     if end <= part.start:
         return pl.DataFrame()
     try:
-        there = columns and [c for c in pl.read_parquet_schema(part.path) if c in {*columns, OFFSET}]
+        schema = pl.read_parquet_schema(part.path)
+        there = columns and [c for c in schema if c in {*columns, OFFSET}]
         frame = pl.read_parquet(part.path, columns=there or None, hive_partitioning=False)
     except FileNotFoundError:
         raise
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise BrokenFile(
-            f"{part.path} cannot be read ({error}). Run `riskflow mend` for its use case: it sets the file aside, and "
-            "`riskflow archive` brings its offsets again while Kafka has them"
-        ) from None
+        raise BrokenFile(part.path, f"cannot be read ({error})") from None
+    lacks = lacking(part.path, schema)
+    if lacks:
+        raise BrokenFile(part.path, lacks)
     if part.clipped or end <= part.last:
         frame = frame.filter(pl.col(OFFSET).is_between(part.start, end - 1))
     return frame
+
+
+def lacking(path: Path, schema: Collection[str]) -> str:
+    """Which columns a file lacks without which nobody knows what its rows are about; empty when it has them."""
+    if list(schema) == [OFFSET]:  # nothing of what it was to hold could be read
+        return ""
+    needed = NEEDED.get(path.parents[1].name.rpartition(".")[2], ())
+    gone = [name for name in needed if name not in schema]
+    return f"lacks the column{'s' if len(gone) > 1 else ''} {', '.join(gone)}" if gone else ""
 
 
 # ---- rows ------------------------------------------------------------------------------------------------------------

@@ -49,15 +49,13 @@ def mend(plan: Plan, conf: Settings, deep: bool = False) -> Mended:
 
 
 def why_broken(path: Path, deep: bool = False) -> str:
-    """Why a file cannot be read; empty when it can."""
+    """Why a file cannot be read, or not be understood; empty when it can."""
     try:
         if deep:
             pl.read_parquet(path, hive_partitioning=False)
-        else:
-            pl.read_parquet_schema(path)
+        return lake.lacking(path, pl.read_parquet_schema(path))
     except (pl.exceptions.PolarsError, OSError) as error:
         return str(error) or type(error).__name__
-    return ""
 
 
 def _dropped(folder: Path, topic: str) -> Iterator[Path]:

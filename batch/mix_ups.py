@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from batch.gates.base import Gate
-from batch.pipeline_checks import Checks, Range
+from batch.pipeline_checks import MIXED_UP, Checks, Range
 from batch.training_set import TrainingSet, label_feed
 from riskflow.columns import Column, Columns, Text
 from riskflow.evaluate import ID, KIND, TIME
 from riskflow.plan import Plan
 
-NAMES = REUSED, EARLY = "reused_ids", "early_labels"
+NAMES = REUSED, EARLY = MIXED_UP
 SHOWN = 5
 Rows = NDArray[np.int64]
 Mask = NDArray[np.bool_]

@@ -22,7 +22,7 @@ from batch.generations import Generations
 from batch.history import history_columns
 from batch.replay import Progress, replay
 from batch.run import Run
-from batch.training_set import SOURCE, TARGET, WEIGHT
+from batch.training_set import SOURCE, TARGET, WEIGHT, sends_labels
 from batch.truth import Truth, truth
 from riskflow.columns import Columns, Text, take
 from riskflow.declare import NUMBER, TEXT
@@ -204,7 +204,7 @@ def _events(run: Run, whole: Columns, columns: Sequence[str], from_ms: int | Non
 
 def known_of(run: Run, whole: Columns, rows: NDArray[np.int64]) -> Truth:
     """What training would take each of the rows for; all are unknown where nobody sends labels."""
-    if not any(f.about and TARGET in f.fields for f in run.plan.usecase.feeds):
+    if not sends_labels(run.plan):
         return Truth(np.zeros(len(rows)), np.zeros(len(rows)))
     return truth(run, whole, rows)
 

@@ -13,6 +13,7 @@ from msgspec import Meta
 from batch.gates.base import Place, bounds_in_words, need_bound, within
 from riskflow.errors import DeclarationError
 
+MIXED_UP = ("reused_ids", "early_labels")
 Share = Annotated[float, Meta(ge=0, le=1)]
 
 
@@ -47,6 +48,7 @@ class Checks(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     rows: Range = Range(least=2_000)
     frauds: Range = Range(least=20)  # in the validation span as well
     label_rate: Range = Range(least=0.0002, most=0.2)
+    unheard: Range = Range(most=10)  # frauds, at the usual rate, among events to learn from since the newest label
     missing: Range = Range(most=0.995)  # share, of each field that events must have and of each input of a model
     volume: Range = Range(least=0.1, most=10.0)  # events a day, as a multiple of the last training set's
     drift: Range = Range(most=2.0)  # PSI of each field against the last training set
@@ -64,7 +66,7 @@ class Checks(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
                 need_bound(wanted.least, wanted.most, place)
                 if name not in numbers:
                     raise DeclarationError(place, f"{name!r} is no number", "Leave out least and most")
-        for name in ("rows", "frauds", "label_rate", "missing", "volume", "drift", "reused_ids", "early_labels"):
+        for name in ("rows", "frauds", "label_rate", "unheard", "missing", "volume", "drift", *MIXED_UP):
             wanted_range: Range = getattr(self, name)
             if (wanted_range.least, wanted_range.most) != (None, None):
                 need_bound(wanted_range.least, wanted_range.most, at(name))

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from batch.pipeline_promotion import REPLACE
 from riskflow.durations import duration_ms
 from riskflow.errors import DeclarationError
 from riskflow.names import checked
@@ -176,6 +177,7 @@ def checks(file: PipelineFile, at: At) -> list[Callable[[], None]]:
         lambda: _check_pod(file, at),
         lambda: _check_maintain(file.maintain, at),
         lambda: _check_kept_for_learning(file, at),
+        lambda: _check_race_may_end(file, at),
         *(lambda i=i: _check_task(file, at, i) for i in range(len(file.tasks))),
     ]
 
@@ -263,6 +265,25 @@ def _check_kept_for_learning(file: PipelineFile, at: At) -> None:
                 f"{kept!r} is shorter than {name} ({text}) and the time that labels take ({maturity_ms // DAY_MS}d)",
                 f"Keep it for {-(-least_ms // DAY_MS)}d or longer",
             )
+
+
+def _check_race_may_end(file: PipelineFile, at: At) -> None:
+    """A retraining that comes before a race can be judged takes its challenger's place: none would ever end."""
+    race = file.race
+    if file.promotion == AT_ONCE or race.meanwhile == REPLACE:
+        return
+    try:
+        maturity_ms = longest_ms(file.maturity, *file.label_maturity.values())
+        patience_ms, least_ms = duration_ms(race.patience), duration_ms(race.horizon) + maturity_ms
+    except DeclarationError:
+        return  # other checks name the line that is no duration
+    if patience_ms <= least_ms:
+        raise DeclarationError(
+            at("$.race.patience"),
+            f"{race.patience!r} is not longer than the horizon ({race.horizon}) and the time that labels take "
+            f"({maturity_ms // DAY_MS}d), so no race would be judged in time",
+            f"Give it {least_ms // DAY_MS + 30}d, say",
+        )
 
 
 def longest_ms(*texts: str) -> int:

@@ -93,6 +93,11 @@ def ramp(run: Run, raced: Raced, share: float) -> Summary:
             )
         if canary is not None and (canary.share or 0.0) >= share:
             return canary
+        ended = _taken_off(registry, version) if canary is None else None
+        if ended is not None:
+            raise GuardFailed(
+                _stop(run, version, f"It is no canary any more, by {ended.who}: {ended.why}", for_good=True)
+            )
         why = f"ramp to {share:.0%}"
         return registry.move(CANARY, version, share=share, who=RAMP, why=why, private_key=_key(run), since=since)
 
@@ -192,6 +197,16 @@ def _canary(run: Run, registry: Registry, version: int) -> Move:
     by = "nobody has made it one" if last is None else f"by {last.who}: {last.why}"
     for_good = last is not None and last.who != GUARD
     raise GuardFailed(_stop(run, version, f"It is no canary any more, {by}", for_good=for_good))
+
+
+def _taken_off(registry: Registry, version: int) -> Move | None:
+    """The move by which a person ended the ramp of this version between two shares, if it was not let race again."""
+    made, last = [None, None, *registry.history(CANARY)][-2:]
+    if made is None or last is None or last.version != RETIRED or last.who == GUARD:
+        return None
+    challenged = [m.number for m in registry.history() if is_challenger(m.alias) and m.version == version]
+    of_ramp = (made.who, made.version) == (RAMP, version)
+    return last if of_ramp and last.number > max(challenged, default=0) else None
 
 
 def _undisturbed(registry: Registry, act: Callable[[int], T]) -> T:

@@ -93,6 +93,7 @@ def _check_results(run: Run, columns: Columns, data: TrainingSet) -> list[Gate]:
         results.append(checks.check_schema(run.plan, run.names, run.conf.lake_folder))
         if not results[-1].passed:
             return results  # fields that are something else cannot be looked into
+    results.append(checks.check_labels_come(run.plan, columns, data, wanted))
     results += checks.check_fields(run.plan, data, wanted)
     results += check_ids(run.plan, columns, data, wanted)
     return [*results, *checks.check_against_last(run.plan, data, wanted, last_set(run))]

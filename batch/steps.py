@@ -135,7 +135,7 @@ def ready(run: Run, asked: Asked) -> Summary:
 
 def turn(run: Run, asked: Asked) -> Summary:
     """Whether it is this retraining's turn. While challengers race it waits for their verdict: all that comes after is
-    skipped, unless drift has asked for it, or somebody who named an alias.
+    skipped, unless drift has asked for it for the first time, or somebody who named an alias.
     """
     from batch.turn import RaceRuns, alias_for
 

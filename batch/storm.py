@@ -34,6 +34,10 @@ class Storm:
         self._write({**raised, kind: mine[-100:]})
         return True
 
+    def raised_ms(self, kind: str) -> list[int]:
+        """When this was raised; the oldest of many are not known any more."""
+        return [one["at_ms"] for one in self._read().get(kind, [])]
+
     def forget(self, kind: str, run: str) -> None:
         """What a run raised reached nobody: it does not count."""
         raised = self._read()

@@ -131,6 +131,17 @@ def label_feed(plan: Plan) -> Feed:
     )
 
 
+def sends_labels(plan: Plan) -> bool:
+    """Whether there is such a feed."""
+    return any(feed.about and TARGET in feed.fields for feed in plan.usecase.feeds)
+
+
+def newest_label_ms(plan: Plan, columns: Columns) -> int | None:
+    """When the newest label became known; None where none ever did. columns: rows of all feeds."""
+    at_ms = np.asarray(columns[TIME])[columns[KIND] == plan.kind(label_feed(plan).name)]
+    return int(at_ms.max()) if len(at_ms) else None
+
+
 def resolve_labels(
     plan: Plan, columns: Columns, sources: Sequence[str] = (), known_before_ms: int = FOREVER_MS
 ) -> Labels:

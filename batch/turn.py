@@ -2,7 +2,8 @@
 
 A race takes its horizon and the maturity of its labels, which is weeks. A new challenger begins it anew, so with a
 retraining every night none would ever end. A retraining waits for it, unless an alias was named for its bundle, or
-drift has asked for it: then the world is gone in which the challenger was made.
+drift has asked for it: then the world is gone in which the challenger was made. Drift goes on asking until another
+champion stands, so a challenger that was made since it began to is left to its race.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import time
 from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 
+from batch.drift import asked_ms
 from batch.pipeline_dags import CHALLENGER, DRIFT, alias_of
 from batch.pipeline_promotion import JOIN, REPLACE
 from batch.run import Run
@@ -40,12 +42,12 @@ def alias_for(run: Run, wanted: str | None, causes: Collection[str] = ()) -> str
         check_alias(wanted)
         return wanted
     usual, meanwhile = alias_of(run.pipeline.file), run.pipeline.file.race.meanwhile
-    if usual != CHALLENGER or DRIFT in causes or meanwhile == REPLACE:
+    if usual != CHALLENGER or meanwhile == REPLACE:
         return usual
     registry = run.registry()
     aliases = registry.aliases()
     race = _under_way(run, registry, aliases)
-    if not race:
+    if not race or (DRIFT in causes and not _answers_drift(run, aliases)):
         return usual
     if meanwhile == JOIN and sum(map(is_beside, aliases)) < MOST_BESIDE:
         return f"{CHALLENGER}:{_name(run)}"
@@ -54,6 +56,13 @@ def alias_for(run: Run, wanted: str | None, causes: Collection[str] = ()) -> str
         f"join the race, which begins it anew: --alias {CHALLENGER}:NAME; for every retraining: `race: {{meanwhile: "
         f"{REPLACE}}}` in pipeline.yaml"
     )
+
+
+def _answers_drift(run: Run, aliases: Mapping[str, Move]) -> bool:
+    """Whether the challenger was made since drift asked for the first time under this champion."""
+    champion, challenger = aliases[CHAMPION], aliases.get(CHALLENGER)
+    asked = [at_ms for at_ms in asked_ms(run) if at_ms > champion.at_ms]
+    return challenger is not None and bool(asked) and challenger.at_ms > min(asked)
 
 
 def _under_way(run: Run, registry: Registry, aliases: Mapping[str, Move]) -> str:

@@ -47,11 +47,16 @@ def judged_until_ms(run: Run, versions: Collection[int]) -> int:
     return max((evidence["last_ms"] for evidence in mine), default=0)
 
 
-def races_of(home: Path, usecase: str, version: int) -> list[dict[str, Any]]:
-    """What each race found of a version that was judged in it, in order of time; empty where this home has none."""
+def races_of(home: Path, usecase: str, version: int, bundle_hash: str) -> list[dict[str, Any]]:
+    """What each race found of a version that was judged in it, in order of time; empty where this home has none.
+
+    bundle_hash: in an emptied Redis versions begin anew, and the races of the one before were another bundle's.
+    """
     found = []
     for path in (home / "races" / usecase).glob("race-*.json"):
         evidence = json.loads(path.read_text())["evidence"]
+        if evidence.get("bundles", {}).get(str(version), bundle_hash) != bundle_hash:
+            continue
         about = {name: evidence[name] for name in ("rows", "frauds", "first_ms", "last_ms")}
         about |= {"file": path.name, "against": evidence["champion"]}
         found += [{**about, **standing} for standing in evidence["standings"] if standing["version"] == version]

@@ -44,7 +44,7 @@ def history(
         then = registry.live_at(at_ms(at, "--at") or 0).values()
         chosen = [m for m in chosen if m in then]
     gates = {m.version: gates_of(registry, m.version) for m in chosen if m.version}
-    races = {m.version: _races(registry, m.version) for m in chosen if m.version}
+    races = {m.version: _races(registry, m) for m in chosen if m.version}
     rows = [
         {**_as_json(m, stays.get(m.number), gates.get(m.version), doubted.get(m.number)),
          "races": races.get(m.version, [])}
@@ -212,11 +212,11 @@ def gates_of(registry: Registry, version: int) -> list[dict[str, Any]] | None:
     return gates if isinstance(gates, list) else None
 
 
-def _races(registry: Registry, version: int) -> list[dict[str, Any]]:
+def _races(registry: Registry, move: Move) -> list[dict[str, Any]]:
     from batch.verdicts import races_of
     from riskflow.settings import settings
 
-    return races_of(settings().home, registry.names.usecase, version)
+    return races_of(settings().home, registry.names.usecase, move.version, move.bundle_hash)
 
 
 def _bundle(registry: Registry, name: str) -> Bundle:

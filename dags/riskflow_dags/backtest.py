@@ -12,7 +12,7 @@ DOC = """
 The span is split by day, each day is a task, and the whole equals a backtest in one go. Its forecast is kept in the
 lake. Each run covers its data interval, so the past is done by a backfill; `from` and `to` ask for another span. A
 run that is started without them covers the last seven days that the archive holds whole. A day that failed is done
-again alone: clear it, and `join`.
+again alone: `riskflow runs again {usecase}_backtest RUN count_day --map-index N`; `join` follows.
 """
 
 

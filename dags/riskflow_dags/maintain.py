@@ -11,7 +11,7 @@ DOC = """
 
 Sets broken files of the lake aside, makes one file of many small ones, drops files that pipeline.yaml gives a time to,
 bundles that nobody names, and folders of old runs. See the section `maintain`. Takes off a canary whose guard is dead.
-Records of entities stay in Redis, those that were not seen for long as well (docs/capacity.md).
+Records of dead entities are not its work: workers delete them (docs/decisions/0020-dead-entities.md).
 """
 
 

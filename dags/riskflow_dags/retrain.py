@@ -14,8 +14,9 @@ Reads what was archived, works out every feature through the kernel of the strea
 the best one if it passes its gates. Workers take the new bundle within two seconds; no event waits for it.
 
 - From a terminal: `riskflow retrain {usecase} --why "more fraud since Monday"`; without Airflow: `--local`.
-- While challengers race everything after `turn` is skipped, unless drift has asked or `alias` is given.
-- A candidate whose training fails is named in the verdict; the others race. Clear its task to train it alone.
+- While challengers race everything after `turn` is skipped, unless drift asks for the first time or `alias` is given.
+- A candidate whose training fails is named in the verdict; the others race. To train it alone, and judge and publish
+  after it: `riskflow runs again {usecase}_retrain RUN train --map-index N`.
 - A refusal names the gate that failed; the evidence is `verdict.json` in the run's folder.
 - To go back: `riskflow models rollback`.
 """

@@ -99,6 +99,23 @@ def test_an_airflow_that_is_not_there_is_told_with_both_ways_out() -> None:
         Airflow("http://127.0.0.1:9", "admin", "admin").wait_for("card_fraud_retrain", 1)
 
 
+@pytest.mark.parametrize(("paused", "asked"), [(True, ["GET"]), (False, ["GET", "POST"])])
+def test_a_task_of_a_dag_that_is_switched_off_is_not_said_to_run_again(
+    monkeypatch: pytest.MonkeyPatch, paused: bool, asked: list[str]
+) -> None:
+    client, calls = Airflow("http://airflow", "ann", "x"), list[str]()
+
+    def answer(method: str, path: str, body: Any = None) -> dict[str, Any]:
+        calls.append(method)
+        return {"is_paused": paused, "task_instances": []}
+
+    monkeypatch.setattr(client, "_call", answer)
+    switched_off = pytest.raises(NotReady, match="riskflow airflow dags unpause card_fraud_retrain")
+    with switched_off if paused else contextlib.nullcontext():
+        assert client.again("card_fraud_retrain", "r1", "check") == []
+    assert calls == asked
+
+
 def test_a_server_that_is_busy_is_asked_again_for_what_only_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that takes a connection and says nothing at first, as Airflow's does before its first task."""
     from batch import airflow_client

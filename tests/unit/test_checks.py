@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,9 @@ from batch.pipeline_checks import Checks, FieldCheck, Range
 from batch.run import Run
 from batch.simulate import World, simulate
 from batch.training_set import TrainingSet
-from tests.unit.lake_cases import DAY, SHARES, START, Streamed, run_in, streamed
+from riskflow.columns import take
+from riskflow.evaluate import KIND, TIME
+from tests.unit.lake_cases import DAY, SHARES, START, Streamed, run_in, streamed, write_rows
 from tests.unit.training_cases import rows, small_plan
 
 PLAN, DATA = small_plan(), rows()
@@ -142,7 +145,17 @@ def test_every_result_is_written_and_a_failed_one_stops_the_run(lake_of: Streame
     assert {"reused_ids": 0, "early_labels": 0}.items() <= retrain.check(run).items()
     results = json.loads((run.folder / checks.RESULTS).read_text())
     assert results["passed"]
-    wanted = {"rows", "frauds", "label_rate", "schema", "missing amount", "volume", "reused_ids", "early_labels"}
+    wanted = {
+        "rows",
+        "frauds",
+        "label_rate",
+        "schema",
+        "missing amount",
+        "volume",
+        "reused_ids",
+        "early_labels",
+        "unheard",
+    }
     assert wanted <= {c["name"] for c in results["checks"]}
     with pytest.raises(
         CheckFailed, match=r"not fit to learn from\. range amount: found .* outside, values .*, wanted at most 0"
@@ -230,3 +243,31 @@ def test_rows_that_lack_a_declared_field_are_named(lake_of: Streamed, tmp_path: 
     table.drop("channel").with_columns(pl.col("amount").cast(pl.String)).write_parquet(path)
     with pytest.raises(CheckFailed, match=r"schema: found amount is String, declared as number; channel is not there"):
         retrain.check(run)
+
+
+@pytest.mark.parametrize(("day", "stops"), [(22, True), (32, False)])
+def test_where_labels_have_stopped_silence_is_not_learned_as_genuine(
+    lake_of: Streamed, tmp_path: Path, day: int, stops: bool
+) -> None:
+    """Forty days, of which the last seven are not mature."""
+    all_, run = lake_of.rows, run_in(tmp_path)
+    there = (np.asarray(all_[KIND]) == 0) | (np.asarray(all_[TIME]) < START + day * DAY)
+    write_rows(tmp_path / "lake", run.names, take(all_, np.flatnonzero(there)), run.plan.entities)
+    refused = pytest.raises(CheckFailed, match=r"unheard: found \d+\.\d+, wanted at most 10 since the newest label")
+    with refused if stops else contextlib.nullcontext():
+        retrain.check(run)
+
+
+def test_a_field_that_events_may_lack_may_be_missing_in_a_partition_that_is_idle(
+    lake_of: Streamed, tmp_path: Path
+) -> None:
+    run = run_in(tmp_path)
+    (source,) = (lake_of.home / "lake" / run.names.rows).glob("date=*/*.parquet")
+    folder, table = tmp_path / "lake" / run.names.rows / "date=2026-02-01", pl.read_parquet(source)
+    folder.mkdir(parents=True)
+    table.drop("channel").write_parquet(folder / "part-0-0-9.parquet")
+    table.write_parquet(folder / "part-1-0-9.parquet")
+    assert checks.check_schema(run.plan, run.names, tmp_path / "lake").passed
+    table.drop("channel", "amount").write_parquet(folder / "part-0-0-9.parquet")
+    found = checks.check_schema(run.plan, run.names, tmp_path / "lake")
+    assert (found.passed, found.found) == (False, "amount is not there"), "events must have an amount"

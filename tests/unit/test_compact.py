@@ -19,7 +19,7 @@ from batch.lake import OFFSET, PARTITION, BrokenFile, part_name
 from riskflow.names import Names
 from tests.support import plan_of
 
-TOPIC = "card_fraud.rows"
+TOPIC = "card_fraud.rejected"  # whose columns mean nothing to a reader
 TODAY = "2026-02-10"
 DAYS = ("2026-02-08", "2026-02-09", "2026-02-10")
 
@@ -206,6 +206,34 @@ def test_a_file_with_a_wrong_byte_inside_is_found_by_a_deep_look(tmp_path: Path)
     path.write_bytes(bytes(raw))
     assert mend.why_broken(path) == ""
     assert mend.why_broken(path, deep=True)
+
+
+@pytest.mark.parametrize(("topic", "column"), [
+    *(("rows", name) for name in ("_kind", "_part_intake", "_log_intake", "_id", "at_ms", "_epoch", "_row")),
+    ("g2.held", "at_ms"), ("scores", "event_id"),
+])  # fmt: skip
+def test_a_file_without_what_makes_it_rows_is_named_and_set_aside(tmp_path: Path, topic: str, column: str) -> None:
+    from riskflow.settings import load
+
+    conf, topic = load(home=tmp_path), f"card_fraud.{topic}"
+    columns = lake.NEEDED[topic.rpartition(".")[2]]
+    path = conf.lake_folder / topic / "date=2026-02-09" / part_name(0, 0, 1)
+    path.parent.mkdir(parents=True)
+    pl.DataFrame({name: [0, 1] for name in columns if name != column}).write_parquet(path)
+    with pytest.raises(BrokenFile, match=rf"part-0-0-1\.parquet lacks the column {column}\. Run `riskflow mend`"):
+        lake.read_topic(conf.lake_folder, topic)
+    assert len(mend.mend(plan_of(), conf).set_aside) == 1
+    pl.DataFrame({name: [0, 1] for name in columns}).write_parquet(path)
+    assert mend.mend(plan_of(), conf).set_aside == []
+    assert len(lake.read_topic(conf.lake_folder, topic)) == 2
+
+
+def test_a_file_of_which_nothing_could_be_read_is_no_broken_one(tmp_path: Path) -> None:
+    path = tmp_path / "card_fraud.rows" / "date=2026-02-09" / part_name(0, 0, 1)
+    path.parent.mkdir(parents=True)
+    pl.DataFrame({OFFSET: pl.Series([], dtype=pl.Int64)}).write_parquet(path)
+    assert len(lake.read_topic(tmp_path, "card_fraud.rows")) == 0
+    assert mend.why_broken(path) == ""
 
 
 def test_only_the_use_cases_own_topics_are_touched(tmp_path: Path) -> None:

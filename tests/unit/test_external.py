@@ -17,6 +17,7 @@ from batch.external import beside_external
 from batch.horse_race import known_events
 from cli import models
 from riskflow.errors import NotReady
+from riskflow.policy import LET_THROUGH
 from riskflow.settings import settings
 from tests.unit.promote_cases import Installation, installed
 
@@ -33,10 +34,11 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Installati
     settings.cache_clear()
 
 
-def spoken(made: Installation, actions: bool = True) -> dict[str, tuple[float, float, float]]:
+def spoken(made: Installation, actions: bool = True, let: bool = False) -> dict[str, tuple[float, float, float]]:
     """Champion and old engine have scored all events whose truth is known: event -> truth, ours, theirs.
 
     The old one knows more, on a scale of its own; it declines one in ten, and raises an alert for one in ten more.
+    let: one in ten was let through by the champion, to learn.
     """
     rng = np.random.default_rng(0)
     known, _ = known_events(made.run)
@@ -44,11 +46,14 @@ def spoken(made: Installation, actions: bool = True) -> dict[str, tuple[float, f
     for i, (event, at_ms, fraud) in enumerate(known.select("event_id", "at_ms", "fraud").iter_rows()):
         mine, its = fraud * 0.2 + rng.random() * 0.8, round(1000 * (fraud * 0.6 + rng.random() * 0.4))
         action = ("decline", "review", *["approve"] * 8)[i % 10]
-        about = {"event_id": event, "score": mine, "band": "low", "action": "approve", "bundle": 1}
+        about: dict[str, Any] = {"event_id": event, "score": mine, "band": "low", "action": "approve", "bundle": 1}
+        tried = let and i % 10 == 5
+        if tried:
+            about |= {"action": "review", "reasons": [f"{LET_THROUGH}0.01"]}
         ours.append((at_ms, json.dumps({**about, "occurred_at": at_ms}).encode()))
         said = {"event_id": event, "score": its, "system": "old_engine", **({"action": action} if actions else {})}
         theirs.append((at_ms, json.dumps(said).encode()))
-        if action != "decline" or not actions:
+        if (action != "decline" or not actions) and not tried:
             out[event] = fraud, mine, its
     made._write(made.run.names.scores, ours)
     made._write(made.run.names.external, theirs)
@@ -70,6 +75,13 @@ def test_both_are_measured_on_the_events_that_neither_declines(made: Installatio
     assert ours["precision of alerts on them"] is None, "it raised none"
     assert ours["recall of alerts on them"] == 0
     assert 0 < theirs["recall of alerts on them"] < 1
+
+
+def test_what_was_let_through_stands_for_what_is_declined_and_is_left_out_with_it(made: Installation) -> None:
+    rows = np.array(list(spoken(made, let=True).values()))
+    for side, score in zip(beside_external(made.run, 1, OLD), (rows[:, 1], rows[:, 2]), strict=True):
+        assert side["events that neither declines and whose truth is known"] == len(rows)
+        assert side["average precision on them"] == pytest.approx(average_precision_score(rows[:, 0], score))
 
 
 def test_a_system_that_says_no_actions_is_compared_by_its_scores_alone(made: Installation) -> None:

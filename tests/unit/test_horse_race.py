@@ -12,7 +12,7 @@ from batch import horse_race
 from batch.horse_race import ACTION, AT, ENTITY, EVENT, FRAUD, LOST, SCORE, Field
 from batch.pipeline_promotion import RaceFile
 from batch.training_set import WEIGHT
-from riskflow.policy import DAY_MS
+from riskflow.policy import DAY_MS, DECLINE
 
 RULES = RaceFile(horizon="2d", fewest_frauds=10, replicates=200)
 START = 1_000 * DAY_MS
@@ -48,6 +48,17 @@ def test_nobody_looks_before_there_are_enough_frauds() -> None:
 def test_without_events_it_waits() -> None:
     empty = field(2.5)
     assert "no mature event" in replace(empty, table=empty.table.clear()).waits(RULES)
+
+
+def test_who_declines_too_much_for_a_race_to_end_is_named() -> None:
+    made = field(2.5)
+    declines = made.table.with_columns(pl.lit(DECLINE, pl.Int8).alias(ACTION.format(2)))
+    none_left = replace(made, table=made.table.clear(), declines=declines).waits(RULES)
+    assert none_left.startswith("of each of 500 mature events one of those who race declines it")
+    assert none_left.endswith("version 1 declines 0.0%, version 2 declines 100.0%")
+    few_left = replace(made, table=made.table[:50], declines=declines[50:]).waits(RULES)
+    assert few_left.startswith("5 of 10 frauds are known among events that none of them declines (version 1 declines")
+    assert few_left.endswith("version 2 declines 90.0%)")
 
 
 def test_only_the_horizon_is_judged_however_late_somebody_asks() -> None:

@@ -226,6 +226,19 @@ def test_history_says_by_which_numbers_a_race_was_won(three: Registry, home: Pat
     assert any(line.startswith("version 1 did not win its race against champion 2") for line in told)
 
 
+def test_history_shows_no_race_of_another_bundle_that_had_the_number_once(three: Registry, home: Path) -> None:
+    """In an emptied Redis versions begin anew, and verdicts stay."""
+    won = race.Standing(3, "average_precision", 0.6, 0.5, 0.1, 0.02, 0.18, wins=True)
+    (home / "races/card_fraud").mkdir(parents=True)
+    now = next(move.bundle_hash for move in three.history() if move.version == 3)
+    for file, bundle, last_ms in (("race-2-3-a.json", "another", 1), ("race-2-3-b.json", now, 2)):
+        evidence = race.Result(3, 2, 900, 40, 300, 0.05, [won]).to_json() | {"bundles": {"3": bundle}}
+        kept = {"winner": 3, "evidence": {**evidence, "first_ms": 0, "last_ms": last_ms}}
+        (home / "races/card_fraud" / file).write_text(json.dumps(kept))
+    found = {m["version"]: m["races"] for m in answer("models", "history")}
+    assert [r["file"] for r in found[3]] == ["race-2-3-b.json"]
+
+
 def test_compare_shows_what_differs(three: Registry, home: Path) -> None:
     made = Bundle.from_bytes(three.raw(3))
     other = replace(made, manifest={**made.manifest, "code": "newer", "metrics": {"ap": 0.8}, "parent": 3})

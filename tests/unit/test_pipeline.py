@@ -78,6 +78,11 @@ def test_what_learning_and_races_read_is_kept(tmp_path: Path, text: str, message
     [
         ("ramp: {hold: 1h}\nrace: {horizon: soon}", r"line 2, race\.horizon: 'soon' is not a number and a unit"),
         ("race: {horizon: 2d}\nramp:\n  hold: long", r"line 3, ramp\.hold: 'long'"),
+        (
+            "promotion: race\nlabel_maturity: {chargeback: 76d}",
+            r"race\.patience: '90d' is not longer than the horizon \(14d\) and the time .* \(76d\).* Give it 120d",
+        ),
+        ("promotion: approval\nrace: {patience: 21d}", r"line 2, race\.patience: '21d' is not longer"),
         ("\nramp: {shares: [0.5, 0.1]}", r"line 2, ramp\.shares: \[0\.5, 0\.1\] do not rise"),
         ("race: {meanwhile: sleep}", r"line 1, race\.meanwhile: invalid enum value 'sleep'"),
         ("search: {trials: 3, warm_start: champoin}", r"line 1, search\.warm_start: 'champoin' is no alias"),
@@ -91,6 +96,13 @@ def test_a_mistake_about_races_and_searches_is_named_with_its_line(tmp_path: Pat
 def test_what_is_kept_as_long_as_it_is_read_may_go(tmp_path: Path) -> None:
     load(tmp_path, "promotion: race\nmaintain: {lake: {scores: 42d, shadow: 28d, rejected: 1d, external: 1d}}")
     load(tmp_path, "maintain: {lake: {shadow: 1d}}")  # nothing races
+
+
+def test_a_race_that_can_be_judged_within_its_patience_may_take_long(tmp_path: Path) -> None:
+    load(tmp_path, "promotion: race\nlabel_maturity: {chargeback: 75d}")
+    load(tmp_path, "promotion: race\nlabel_maturity: {chargeback: 120d}\nrace: {patience: 200d}")
+    load(tmp_path, "promotion: race\nlabel_maturity: {chargeback: 120d}\nrace: {meanwhile: replace}")
+    load(tmp_path, "label_maturity: {chargeback: 120d}")
 
 
 def test_a_candidate_that_no_model_has_is_refused(tmp_path: Path) -> None:

@@ -46,6 +46,8 @@ def test_a_race_is_judged_once_and_its_verdict_kept(won: tuple[Installation, Any
     (kept,) = (made.run.conf.home / "races" / "card_fraud").glob("*")
     assert json.loads(kept.read_text())["evidence"] == raced["evidence"]
     assert raced["champion"] == {"version": 1, "number": 1}
+    moves = made.registry.aliases().values()
+    assert raced["evidence"]["bundles"] == {str(move.version): move.bundle_hash for move in moves}
     assert raced["evidence"]["last_ms"] - raced["evidence"]["first_ms"] == 3 * DAY
     made.raced(2, from_day=0, to_day=14)  # whatever comes later
     assert race(made.run) == raced

@@ -1,4 +1,4 @@
-"""Somebody moves an alias after a step of a promotion has looked at it, and before it moves one itself."""
+"""Somebody moves an alias between two steps of a promotion, or after one has looked and before it moves one itself."""
 
 from __future__ import annotations
 
@@ -90,3 +90,34 @@ def test_a_move_that_changes_nothing_for_the_step_keeps_it_from_nothing(
     meanwhile(monkeypatch, lambda: made.move("shadow", other))
     assert crown(made.run, raced)["version"] == 2
     assert made.standing == {"champion": 2, "shadow": other}
+
+
+def test_a_canary_that_a_person_takes_off_between_two_shares_is_not_put_on_again(won: Won) -> None:
+    made, raced = won
+    ramp(made.run, raced, 0.1)
+    made.retire("canary")
+    with pytest.raises(GuardFailed, match="no canary any more, by ann: a wish"):
+        ramp(made.run, raced, 1.0)
+    assert made.standing == {"champion": 1}
+
+
+def test_one_that_a_person_lets_race_again_after_that_is_ramped_again(won: Won) -> None:
+    made, raced = won
+    ramp(made.run, raced, 0.1)
+    made.retire("canary")
+    made.move("challenger", 2)
+    assert ramp(made.run, raced, 0.1)["share"] == 0.1
+
+
+def test_a_canary_that_a_person_has_made_and_taken_off_is_no_word_against_it(won: Won) -> None:
+    made, raced = won
+    made.move("canary", 2, 0.05)
+    made.retire("canary")
+    assert ramp(made.run, raced, 0.1)["share"] == 0.1
+
+
+def test_one_that_its_guard_took_off_is_ramped_anew(won: Won) -> None:
+    made, raced = won
+    ramp(made.run, raced, 0.1)
+    promote.take_back(made.run, "nobody guards it")
+    assert ramp(made.run, raced, 0.1)["share"] == 0.1

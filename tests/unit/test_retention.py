@@ -34,7 +34,7 @@ from riskflow.registry import Registry
 from riskflow.settings import load
 from tests.support import plan_of
 from tests.unit.bundle_cases import KEY, rules_only
-from tests.unit.test_compact import write
+from tests.unit.test_compact import TOPIC, write
 
 DAY_MS = 86_400_000
 NAMES = Names("tried")
@@ -150,7 +150,7 @@ def test_files_go_by_day_but_never_the_last_of_a_partition(tmp_path: Path) -> No
     for i, day in enumerate(days):
         for partition in (0, 1)[: 2 if i < 2 else 1]:
             path = write(tmp_path / "lake", day, partition, 10 * i, 10 * i + 9)
-            scores = Path(str(path).replace("card_fraud.rows", "card_fraud.scores"))
+            scores = Path(str(path).replace(TOPIC, "card_fraud.scores"))
             scores.parent.mkdir(parents=True, exist_ok=True)
             path.rename(scores)
     ends = lake.ends(conf.lake_folder, "card_fraud.scores")

@@ -14,10 +14,12 @@ import fakeredis
 import msgspec
 import pytest
 
+from batch import drift
 from batch.bundling import build_bundle
 from batch.pipeline_promotion import RaceFile
 from batch.run import Run
 from batch.steps import Asked, turn
+from batch.storm import Storm
 from batch.task_runs import Skipped
 from batch.turn import RaceRuns, alias_for
 from batch.verdicts import verdict_path
@@ -52,6 +54,12 @@ class Racing:
 
     def challenge(self, alias: str = "challenger", version: int = 2) -> None:
         self.registry.move(alias, version, **self.by)
+
+    def drift_asks(self) -> None:
+        time.sleep(0.002)  # moves of one millisecond have no order
+        now_ms, storm = int(time.time() * 1000), Storm(drift.folder(self.run) / drift.STATE)
+        assert storm.allows(drift.RETRAIN, str(now_ms), now_ms, 0, 9)
+        time.sleep(0.002)
 
     def judge(self, winner: int | None, days_ago: float = 0) -> None:
         """The race of those who stand now has been judged."""
@@ -93,6 +101,19 @@ def test_the_step_is_skipped_with_the_reason(racing: Racing) -> None:
 def test_what_drift_asks_for_takes_the_challengers_place(racing: Racing) -> None:
     racing.challenge()
     assert alias_for(racing.run, None, ["drift"]) == "challenger"
+
+
+def test_drift_that_goes_on_leaves_the_challenger_it_has_asked_for_to_its_race(racing: Racing) -> None:
+    racing.challenge()
+    racing.drift_asks()
+    assert alias_for(racing.run, None, ["drift"]) == "challenger", "that one is of the world before"
+    racing.challenge(version=3)
+    racing.drift_asks()
+    with pytest.raises(RaceRuns, match="version 3 races"):
+        alias_for(racing.run, None, ["drift"])
+    racing.registry.move("champion", 4, **racing.by)
+    racing.drift_asks()
+    assert alias_for(racing.run, None, ["drift"]) == "challenger", "another champion, another drift"
 
 
 @pytest.mark.parametrize("wanted", ["challenger", "challenger:forest", "champion", "shadow"])

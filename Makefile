@@ -33,8 +33,8 @@ demo: setup ## the whole platform on one screen: history, model, live scores, re
 test: lint ## everything: linters, types, and all tests on real services
 	@$(BIN)/pytest -n 2 --no-loadscope-reorder $(ARGS)
 
-unit: setup ## tests without services and without training, under a minute
-	@$(BIN)/pytest -n 2 -m "not learns and not long" tests/unit $(ARGS)
+unit: setup ## tests without services, training and Airflow, under a minute
+	@$(BIN)/pytest -n 2 -m "not learns and not long and not airflow" tests/unit $(ARGS)
 
 chaos: setup ## ten minutes of kills, zombies, outages and swaps while events flow; then all other long tests
 	@$(BIN)/riskflow chaos --events 60000 --kills 16 $(MIX) $(ARGS)

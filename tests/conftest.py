@@ -23,7 +23,7 @@ ADDRESSES = [service.variable for service in SERVICES.values()]
 # Files of tests that fit models, or play many races, for seconds.
 LEARNS = {
     "backtest", "card_curves", "checks", "dataset", "evaluate_command", "forecast_errors", "gates", "judge", "layers",
-    "let_through", "lint", "race", "retrain", "review_sample", "score_batch", "search", "train", "transfer",
+    "let_through", "lint", "race", "retrain", "review_sample", "score_batch", "search", "silence", "train", "transfer",
     "transient", "truth", "watching",
 }  # fmt: skip
 
@@ -73,10 +73,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks what fits models, so that the quick suite can leave it out; what takes longest begins."""
+    """Marks what fits models or loads Airflow: the quick suite leaves it out. What takes longest begins."""
     for item in items:
         if item.path.stem.removeprefix("test_") in LEARNS:
             item.add_marker("learns")
+        if item.nodeid.startswith(IMPORTS_AIRFLOW):
+            item.add_marker("airflow")
     items.sort(key=lambda item: not item.nodeid.startswith(AIRFLOW))
 
 

@@ -96,7 +96,7 @@ def _invent(seed: int) -> Town:
     days = HISTORY_DAYS + FUTURE_DAYS
     start_ms = int(time.time() * 1000) - days * DAY_MS
     delays = Delays(chargeback_median_ms=DAY_MS // 2, chargeback_most_ms=3 * DAY_MS // 2, genuine_ms=3 * DAY_MS // 2)
-    shares = Shares(stolen_card=0.04, compromised_terminal=0.0, card_testing=0.01)
+    shares = Shares(stolen_card=0.045, compromised_terminal=0.0, card_testing=0.01)
     world = simulate(seed, start_ms, days, CUSTOMERS, CUSTOMERS // 2, per_day=PER_DAY, shares=shares, delays=delays)
     return Town(world, start_ms + HISTORY_DAYS * DAY_MS)
 

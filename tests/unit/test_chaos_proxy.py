@@ -19,8 +19,9 @@ class Echo(socketserver.BaseRequestHandler):
     said = b""
 
     def handle(self) -> None:
-        while data := self.request.recv(1024):
-            self.request.sendall(self.said + data)
+        with suppress(ConnectionError):
+            while data := self.request.recv(1024):
+                self.request.sendall(self.said + data)
 
 
 @contextmanager

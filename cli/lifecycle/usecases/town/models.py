@@ -1,10 +1,10 @@
-"""One model. The town begins with the candidate that sees an hour's count alone; later the trees race."""
+"""One model. The town begins with the candidate that sees a week's count alone; later the trees race."""
 
 from riskflow.declare import Model
 
 _INPUTS = [
-    "customer_activity_events_count_1h",
     "customer_activity_events_count_7d",
+    "customer_activity_events_count_1h",
     "amount",
     "amount_to_usual",
     "customer_activity_events_count_1d",

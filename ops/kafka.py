@@ -19,7 +19,9 @@ from riskflow.settings import PROJECT
 JARS = PROJECT / ".riskflow" / "kafka-libs"
 BEHIND = "behind-proxy"
 HEAP = ["-Xms128m", "-Xmx256m"]
-QUICK_START = ["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
+# One compiler and one collector: on two cores the broker's second compiler and G1's threads take more from the stream
+# and from Airflow, for minutes, than their code ever gives back (docs/benchmarks.md, "The broker").
+LEAN = ["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
 
 # One broker: one copy of everything, no wait for further group members, small buffers. Topics are made by
 # `riskflow topics`, never by a typing mistake. The cleaner's default buffer alone would be half of the heap.
@@ -95,7 +97,7 @@ def _behind(folder: Path) -> dict[str, str]:
 
 def parts(home: Path, port: int) -> list[Part]:
     folder = home / "kafka"
-    return [Part("kafka", [*_java(folder), *HEAP, "kafka.Kafka", str(folder / "server.properties")])]
+    return [Part("kafka", [*_java(folder), *HEAP, *LEAN, "kafka.Kafka", str(folder / "server.properties")])]
 
 
 def address(port: int) -> str:
@@ -132,7 +134,7 @@ def _format(folder: Path) -> None:
     """Give the data folder its identity; Kafka refuses to start on a folder without one."""
     cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=").replace("-", "A")
     tool = ["kafka.tools.StorageTool", "format", "--ignore-formatted", "-t", cluster]
-    command = [*_java(folder), *QUICK_START, *tool, "-c", str(folder / "server.properties")]
+    command = [*_java(folder), *LEAN, *tool, "-c", str(folder / "server.properties")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise NotReady(f"Kafka's data folder cannot be formatted:\n{done.stdout}{done.stderr}")

@@ -1,0 +1,1 @@
+"""Tests of DAGs in real Airflow; a package, so that its fixture ends with its last test."""
